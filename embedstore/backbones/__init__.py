@@ -1,0 +1,1 @@
+"""Backbones: one loader a family, found by name through the registry."""

@@ -1,0 +1,212 @@
+"""Arrays that grow along their first axis, as plain Zarr v3 chunk files.
+
+A chunk of numbers is its raw little-endian bytes and a crc32c, so a local reader can memory-map
+it; a chunk of text is ``vlen-utf8`` and a crc32c. A chunk file is always written whole under
+another name, flushed, and renamed into place: a reader sees the old file or the new one.
+
+Zarr v3 core specification: chunk grids "regular", codecs "bytes", "vlen-utf8" and "crc32c".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import StoreError
+
+CHUNK_BYTES = 4 << 20
+TEXT_ROWS = 8192
+TEMPORARY = ".writing-"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """An array's place in the store, its element type ("string" or a numpy name) and row shape."""
+
+    name: str
+    dtype: str
+    row: tuple[int, ...] = ()
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows in one chunk: about 4 MiB of numbers, a power of two."""
+        if self.dtype == "string":
+            return TEXT_ROWS
+        row_bytes = int(np.prod(self.row, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return 1 << max(4, (CHUNK_BYTES // max(row_bytes, 64)).bit_length() - 1)
+
+    def metadata(self, rows: int) -> dict[str, Any]:
+        """Return the ``zarr.json`` of this array at that many rows."""
+        text = self.dtype == "string"
+        serializer: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
+        if text:
+            serializer = {"name": "vlen-utf8", "configuration": {}}
+        return {
+            "shape": [rows, *self.row],
+            "data_type": self.dtype,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [self.chunk_rows, *self.row]},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": "" if text else 0,
+            "codecs": [serializer, {"name": "crc32c"}],
+            "attributes": {},
+            "zarr_format": 3,
+            "node_type": "array",
+            "storage_transformers": [],
+        }
+
+    def chunk_file(self, root: Path, chunk: int) -> Path:
+        """Name the file of one chunk (chunks span whole rows)."""
+        return root.joinpath(self.name, "c", str(chunk), *["0"] * len(self.row))
+
+
+@dataclass(slots=True)
+class Appender:
+    """The growing end of one array: rows wait here until `flush` writes their chunks."""
+
+    root: Path
+    layout: Layout
+    rows: int
+    _tail: list[NDArray[Any]] = field(default_factory=list)
+    _changed: bool = False
+
+    def __post_init__(self) -> None:
+        """Take back the rows of the last, partly filled chunk."""
+        kept = self.rows % self.layout.chunk_rows
+        if kept:
+            chunk = self.rows // self.layout.chunk_rows
+            self._tail = [read_chunk(self.root, self.layout, chunk)[:kept]]
+
+    def append(self, values: NDArray[Any] | Sequence[str]) -> None:
+        """Add rows; nothing is on disk before `flush`."""
+        text = self.layout.dtype == "string"
+        block = np.asarray(values, dtype=object if text else self.layout.dtype)
+        if block.shape[1:] != self.layout.row:
+            raise StoreError(
+                f"{self.layout.name}: rows are {self.layout.row}, not {block.shape[1:]}"
+            )
+        self._tail.append(block)
+        self.rows += len(block)
+        self._changed = True
+
+    def flush(self) -> None:
+        """Write every chunk the rows reach into, and keep the last one if it is not full."""
+        if not self._changed or not self.rows:
+            return
+        block = np.concatenate(self._tail)
+        step = self.layout.chunk_rows
+        first = (self.rows - len(block)) // step
+        for start in range(0, len(block), step):
+            file = self.layout.chunk_file(self.root, first + start // step)
+            write_whole(file, _encode(self.layout, block[start : start + step]))
+        full = len(block) // step * step
+        self._tail = [block[full:].copy()] if full < len(block) else []
+        self._changed = False
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Put a file in place in one step: temporary name, flush, rename, flush of the folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{TEMPORARY}{file.name}")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_chunk(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
+    """Read one chunk whole, its checksum verified; text comes as an object array.
+
+    Raises
+    ------
+    StoreError
+        The file is missing, cut or changed.
+    """
+    file = layout.chunk_file(root, chunk)
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError as error:
+        raise StoreError(f"{file}: a chunk of the store is missing") from error
+    body, stored = data[:-4], data[-4:]
+    if google_crc32c.value(body).to_bytes(4, "little") != stored:
+        raise StoreError(f"{file}: checksum differs; the file was damaged after it was written")
+    if layout.dtype == "string":
+        from numcodecs.vlen import VLenUTF8
+
+        return np.asarray(VLenUTF8().decode(body), dtype=object)
+    return np.frombuffer(body, dtype=np.dtype(layout.dtype).newbyteorder("<")).reshape(
+        -1, *layout.row
+    )
+
+
+def map_chunk(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
+    """Memory-map one chunk of numbers, (chunk_rows, …), without reading or checking it."""
+    file = layout.chunk_file(root, chunk)
+    shape = (layout.chunk_rows, *layout.row)
+    dtype = np.dtype(layout.dtype).newbyteorder("<")
+    try:
+        return np.memmap(file, dtype=dtype, mode="r", shape=shape)
+    except FileNotFoundError as error:
+        raise StoreError(f"{file}: a chunk of the store is missing") from error
+    except ValueError as error:
+        raise StoreError(f"{file}: the chunk is cut short") from error
+
+
+def read_rows(
+    root: Path, layout: Layout, rows: int, wanted: NDArray[np.intp] | None = None
+) -> NDArray[Any]:
+    """Read an array of `rows` committed rows, all or those `wanted`, into memory."""
+    step = layout.chunk_rows
+    chunks = range(-(-rows // step))
+    if layout.dtype == "string":
+        parts = [read_chunk(root, layout, c)[: rows - c * step] for c in chunks]
+        text = np.concatenate([np.empty(0, dtype=object), *parts]).astype(str)
+        return text if wanted is None else text[wanted]
+    if wanted is None:
+        out = np.empty((rows, *layout.row), dtype=layout.dtype)
+        for c in chunks:
+            part = out[c * step : (c + 1) * step]
+            part[:] = map_chunk(root, layout, c)[: len(part)]
+        return out
+    out = np.empty((len(wanted), *layout.row), dtype=layout.dtype)
+    order = np.argsort(wanted, kind="stable")
+    bounds = np.searchsorted(wanted[order], np.arange(len(chunks) + 1) * step)
+    for c in np.flatnonzero(np.diff(bounds)):
+        places = order[bounds[c] : bounds[c + 1]]
+        out[places] = map_chunk(root, layout, int(c))[wanted[places] - c * step]
+    return out
+
+
+def _encode(layout: Layout, block: NDArray[Any]) -> bytes:
+    missing = layout.chunk_rows - len(block)
+    if layout.dtype == "string":
+        from numcodecs.vlen import VLenUTF8
+
+        body = bytes(VLenUTF8().encode(np.concatenate([block, np.full(missing, "", object)])))
+    else:
+        widths = [(0, missing)] + [(0, 0)] * len(layout.row)
+        dtype = np.dtype(layout.dtype).newbyteorder("<")
+        body = np.pad(block, widths).astype(dtype, copy=False).tobytes()
+    checksum: int = google_crc32c.value(body)
+    return body + checksum.to_bytes(4, "little")

@@ -1,0 +1,85 @@
+"""Bytes of one image file to grey or colour pixels, at full depth."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from embedstore.errors import ImageError
+from embedstore.types import Pixels
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm"})
+"""File name endings taken for images when a folder is walked."""
+
+MIN_SIDE = 8
+MAX_ASPECT = 50
+_SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
+
+
+def read(path: Path) -> tuple[bytes, Pixels]:
+    """Read one file: the first 16 bytes of its sha256, and its pixels.
+
+    Returns
+    -------
+    tuple
+        digest (16 bytes) and pixels, (h, w) or (h, w, 3), uint8 or uint16.
+
+    Raises
+    ------
+    ImageError
+        At stage "read" or "decode", saying why.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError("read", error.strerror or str(error)) from error
+    if not data:
+        raise ImageError("read", "the file is empty")
+    return hashlib.sha256(data).digest()[:16], decode(data)
+
+
+def decode(data: bytes) -> Pixels:
+    """Decode PNG, JPEG, TIFF or PGM to (h, w) or (h, w, 3) pixels, uint8 or uint16."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns from 89 megapixels on and refuses from 179 on; only the second matters
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                pixels = _pixels(image)
+    except UnidentifiedImageError as error:
+        raise ImageError("decode", "not an image in a format known here") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError("decode", str(error).splitlines()[0]) from error
+    _check_shape(*pixels.shape[:2])
+    return pixels
+
+
+def _check_shape(h: int, w: int) -> None:
+    if min(h, w) < MIN_SIDE:
+        raise ImageError("decode", f"{w}x{h} pixels; at least {MIN_SIDE} a side are needed")
+    if max(h, w) > MAX_ASPECT * min(h, w):
+        raise ImageError("decode", f"{w}x{h} pixels; one side is over {MAX_ASPECT} times the other")
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    if image.mode in _SIXTEEN_BIT:
+        return _sixteen(np.asarray(image))
+    if image.mode in {"L", "1"}:
+        return np.asarray(image.convert("L"))
+    if image.mode in {"LA"}:
+        return np.asarray(image.getchannel("L"))
+    if image.mode == "F":
+        raise ImageError("decode", "floating-point grey levels; store 8- or 16-bit integers")
+    return np.asarray(image.convert("RGB"))
+
+
+def _sixteen(grey: np.ndarray[tuple[int, ...], np.dtype[np.integer]]) -> Pixels:
+    low, high = int(grey.min()), int(grey.max())
+    if low < 0 or high > 65535:
+        raise ImageError("decode", f"grey levels {low} to {high} do not fit 16 bits")
+    return np.ascontiguousarray(grey.astype(np.uint16))

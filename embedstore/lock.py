@@ -1,0 +1,56 @@
+"""One writer a store: an advisory lock that the system drops when its holder dies."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from embedstore.errors import StoreBusy
+
+
+@contextmanager
+def write_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` for the length of the block.
+
+    Raises
+    ------
+    StoreBusy
+        Another living process holds it; the message names its pid and host.
+    """
+    handle = _acquire(path)
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(
+            handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0
+        )
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _acquire(path: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 1000, 0).decode(errors="replace")
+            os.close(handle)
+            raise StoreBusy(f"{path}: being written by {_name(holder)}; wait for it") from None
+        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            return handle
+        os.close(handle)  # the last holder unlinked it between our open and our lock
+
+
+def _name(holder: str) -> str:
+    try:
+        who = json.loads(holder)
+        return f"process {who['pid']} on {who['host']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,275 @@
+"""A table (CSV, Parquet, any dataframe) or a folder of images to a list of samples.
+
+Everything wrong with the input is found here, in one report, before any work starts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedstore.errors import ManifestError
+from embedstore.images.decode import SUFFIXES
+from embedstore.types import Sample
+
+if TYPE_CHECKING:
+    import polars as pl
+
+USUAL: Mapping[str, tuple[str, ...]] = {
+    "image": ("image", "path", "file", "filename", "file_path", "filepath", "image_path", "img"),
+    "id": ("id", "image_id", "sample_id", "sopinstanceuid", "sop_instance_uid"),
+    "patient": ("patient", "patient_id", "patientid", "subject", "subject_id", "group", "case_id"),
+    "exam": ("exam", "exam_id", "study", "study_id", "studyinstanceuid", "accession"),
+    "view": ("view", "view_position", "viewposition", "projection"),
+    "laterality": ("laterality", "side", "image_laterality", "breast_side"),
+    "split": ("split", "fold", "partition", "subset"),
+}
+"""The names each column goes by, in order of preference; compared in lower case."""
+
+MAX_LABEL_VALUES = 50
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Samples in the table's order, the columns they came from, and what deserves a word."""
+
+    samples: tuple[Sample, ...]
+    columns: Mapping[str, str]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Findings:
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def rows(self, what: str, rows: Iterable[tuple[int, str]]) -> None:
+        """Report table rows (counted from 1, the header not counted), the first few by name."""
+        found = list(rows)
+        if found:
+            shown = ", ".join(f"row {n} ({value})" for n, value in found[:_SHOWN])
+            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            self.problems.append(f"{len(found)} {what}: {shown}{more}")
+
+
+def read_manifest(
+    source: Path | str | Any,
+    columns: Mapping[str, str] | None = None,
+    labels: Iterable[str] | None = None,
+    root: Path | None = None,
+    allow_missing: bool = False,
+) -> Manifest:
+    """Read a manifest.
+
+    Parameters
+    ----------
+    source
+        A ``.csv``, ``.tsv`` or ``.parquet`` file, a folder (its sub-folders are the classes), or a
+        polars or pandas dataframe.
+    columns
+        Role to column name for what does not go by a usual name (see `USUAL`).
+    labels
+        Columns to keep as labels; by default every other column with at most
+        50 distinct values.
+    root
+        Folder that relative image paths start from; by default the table's own.
+    allow_missing
+        Let files that do not exist through, to be recorded as failures.
+
+    Raises
+    ------
+    ManifestError
+        With every problem found and the rows it is in.
+    """
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.is_dir():
+            return _from_folder(path)
+        table, root = _load(path), root or path.parent
+    else:
+        table, root = _as_polars(source), root or Path()
+    return _from_table(table, columns or {}, labels, root, allow_missing)
+
+
+def _load(path: Path) -> pl.DataFrame:
+    import polars as pl
+
+    if not path.exists():
+        raise ManifestError(f"{path}: no such file or folder")
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pl.read_parquet(path)
+        if path.suffix.lower() in {".csv", ".tsv", ".txt"}:
+            separator = "," if path.suffix.lower() == ".csv" else "\t"
+            # as text: "007" is an id, not a number
+            return pl.read_csv(path, separator=separator, infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ManifestError(f"{path}: cannot be read as a table: {reason}") from error
+    raise ManifestError(f"{path}: not a manifest; give a .csv, .tsv or .parquet file, or a folder")
+
+
+def _as_polars(frame: Any) -> pl.DataFrame:
+    import polars as pl
+
+    if isinstance(frame, pl.DataFrame):
+        return frame
+    if type(frame).__module__.startswith("pandas"):
+        return pl.DataFrame({str(c): frame[c].astype(str).tolist() for c in frame.columns})
+    raise ManifestError(f"a manifest is a path, a polars or a pandas dataframe, not {type(frame)}")
+
+
+def _roles(names: list[str], given: Mapping[str, str], findings: _Findings) -> dict[str, str]:
+    """Map each role to the column that plays it."""
+    lower = {name.strip().lower(): name for name in names}
+    roles = {}
+    for role, usual in USUAL.items():
+        match = next((lower[u] for u in usual if u in lower), None)
+        if match is not None and match not in given.values():
+            roles[role] = match
+    for role, name in given.items():
+        if role not in USUAL:
+            findings.problems.append(f"no role called {role!r}; known: {', '.join(USUAL)}")
+        elif name not in names:
+            findings.problems.append(f"no column {name!r} for {role}; there are {', '.join(names)}")
+        else:
+            roles[role] = name
+    if "image" not in roles:
+        findings.problems.append(
+            f"no column of image files among {', '.join(names)}; name it with --column image=NAME"
+        )
+    return roles
+
+
+def _from_table(
+    table: pl.DataFrame,
+    given: Mapping[str, str],
+    labels: Iterable[str] | None,
+    root: Path,
+    allow_missing: bool,
+) -> Manifest:
+    findings = _Findings()
+    if table.height == 0:
+        raise ManifestError("the manifest has no rows")
+    roles = _roles(table.columns, given, findings)
+    wanted = _label_columns(table, roles, labels, findings)
+    for name in wanted:
+        if "/" in name or name.startswith((".", "__")):
+            findings.problems.append(f"label column {name!r}: rename it; Zarr forbids such names")
+    if findings.problems:
+        raise _failure(findings)
+    text = {name: _texts(table, name) for name in [*roles.values(), *wanted]}
+    paths = [root / value for value in text[roles["image"]]]
+    ids = text[roles["id"]] if "id" in roles else _ids_from_paths(text[roles["image"]])
+    _check_rows(ids, text[roles["image"]], paths, allow_missing, findings)
+    if findings.problems:
+        raise _failure(findings)
+    for name in wanted:
+        if empty := sum(not value for value in text[name]):
+            findings.notes.append(f"label {name!r} is empty in {empty} of {len(ids)} rows")
+    samples = tuple(_samples(ids, paths, roles, wanted, text))
+    return Manifest(samples, roles, tuple(wanted), (*findings.notes, *_patient_note(roles)))
+
+
+def _texts(table: pl.DataFrame, name: str) -> list[str]:
+    return ["" if v is None else str(v).strip() for v in table[name].to_list()]
+
+
+def _label_columns(
+    table: pl.DataFrame,
+    roles: Mapping[str, str],
+    labels: Iterable[str] | None,
+    findings: _Findings,
+) -> list[str]:
+    rest = [name for name in table.columns if name not in roles.values()]
+    if labels is None:
+        few = [name for name in rest if table[name].n_unique() <= MAX_LABEL_VALUES]
+        if left_out := [name for name in rest if name not in few]:
+            findings.notes.append(
+                f"columns with over {MAX_LABEL_VALUES} values left out: {', '.join(left_out)}"
+            )
+        return few
+    labels = list(labels)
+    for name in labels:
+        if name not in table.columns:
+            findings.problems.append(
+                f"no label column {name!r}; there are {', '.join(table.columns)}"
+            )
+    return labels
+
+
+def _ids_from_paths(paths: list[str]) -> list[str]:
+    """File stems where they are distinct, else the paths as written."""
+    stems = [Path(p).stem for p in paths]
+    return stems if len(set(stems)) == len(stems) else list(paths)
+
+
+def _check_rows(
+    ids: list[str], names: list[str], paths: list[Path], allow_missing: bool, findings: _Findings
+) -> None:
+    findings.rows("rows name no image", ((n, "empty") for n, v in enumerate(names, 1) if not v))
+    findings.rows(
+        "rows have an empty id", ((n, names[n - 1]) for n, v in enumerate(ids, 1) if not v)
+    )
+    counts = Counter(ids)
+    findings.rows(
+        "rows repeat an id", ((n, v) for n, v in enumerate(ids, 1) if v and counts[v] > 1)
+    )
+    if not allow_missing:
+        findings.rows(
+            "files are missing",
+            ((n, names[n - 1]) for n, p in enumerate(paths, 1) if names[n - 1] and not p.is_file()),
+        )
+
+
+def _samples(
+    ids: list[str],
+    paths: list[Path],
+    roles: Mapping[str, str],
+    wanted: list[str],
+    text: Mapping[str, list[str]],
+) -> Iterable[Sample]:
+    blank = [""] * len(ids)
+    known = {role: text[roles[role]] if role in roles else blank for role in USUAL}
+    for i, (sample_id, path) in enumerate(zip(ids, paths, strict=True)):
+        yield Sample(
+            id=sample_id,
+            path=path,
+            group=known["patient"][i],
+            exam=known["exam"][i],
+            view=known["view"][i],
+            laterality=known["laterality"][i],
+            split=known["split"][i],
+            labels={name: text[name][i] for name in wanted},
+        )
+
+
+def _from_folder(folder: Path) -> Manifest:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise ManifestError(f"{folder}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
+    inner = [path.relative_to(folder) for path in files]
+    stems = [p.with_suffix("").as_posix() for p in inner]
+    ids = stems if len(set(stems)) == len(stems) else [p.as_posix() for p in inner]
+    samples = (
+        Sample(id=i, path=path, labels={"class": p.parts[0] if len(p.parts) > 1 else ""})
+        for i, path, p in zip(ids, files, inner, strict=True)
+    )
+    return Manifest(tuple(samples), {}, ("class",), _patient_note({}))
+
+
+def _patient_note(roles: Mapping[str, str]) -> tuple[str, ...]:
+    if "patient" in roles:
+        return ()
+    return ("no patient column: every image will count as a patient of its own",)
+
+
+def _failure(findings: _Findings) -> ManifestError:
+    first, *rest = findings.problems
+    more = f" (and {len(rest)} more problems)" if rest else ""
+    return ManifestError(f"manifest: {first}{more}", tuple(findings.problems))

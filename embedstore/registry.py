@@ -1,0 +1,58 @@
+"""Plug-ins by name, through entry points; only the one asked for is imported.
+
+A third-party package adds a head or a backbone with one line of its own ``pyproject.toml``::
+
+    [project.entry-points."embedstore.probes"]
+    myhead = "mypackage.heads:MyHead"
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from embedstore.errors import EmbedstoreError, UnknownName
+
+PROBES = "embedstore.probes"
+BACKBONES = "embedstore.backbones"
+
+
+def available(group: str) -> dict[str, EntryPoint]:
+    """Map the installed names of a group to their entry points, sorted; imports nothing.
+
+    Raises
+    ------
+    EmbedstoreError
+        Two packages claim one name; both are named.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=group):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise EmbedstoreError(
+                f"{group} {point.name!r} is claimed twice: {_owner(other)} and {_owner(point)}; "
+                f"uninstall one"
+            )
+    return dict(sorted(found.items()))
+
+
+def load(group: str, name: str) -> Any:
+    """Import and return the plug-in `name`.
+
+    Raises
+    ------
+    UnknownName
+        No such plug-in; the message lists the known ones.
+    """
+    points = available(group)
+    if name not in points:
+        close = difflib.get_close_matches(name, points, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UnknownName(f"no {group} called {name!r}{hint} Known: {', '.join(points)}")
+    return points[name].load()
+
+
+def _owner(point: EntryPoint) -> str:
+    dist = point.dist.name if point.dist else "an unnamed package"
+    return f"{dist} ({point.value})"

@@ -1,0 +1,1 @@
+"""Reading a table of results: on the terminal, later as a page."""

@@ -1,0 +1,314 @@
+"""The types every stage takes and gives: samples, recipes, specs, embeddings, splits, reports.
+
+Nothing here imports torch, scikit-learn or FAISS: these types cross every border cheaply.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import DataError, SpecMismatch
+
+if TYPE_CHECKING:
+    import torch
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+Floats = NDArray[np.float32]
+
+
+def fingerprint(value: object) -> str:
+    """Hash any JSON-able value to 12 hex digits, the same on every machine and Python."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image and what is known of it; `group` is the patient, "" where it is not known."""
+
+    id: str
+    path: Path
+    group: str = ""
+    exam: str = ""
+    view: str = ""
+    laterality: str = ""
+    split: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything between an image's pixels and the tensor a backbone takes.
+
+    Attributes
+    ----------
+    polarity
+        "auto" turns a film with a bright background; "keep" leaves it.
+    crop
+        "breast" cuts to the breast and sets what lies outside it to zero; "none" keeps the frame.
+    flip
+        Side the chest wall is put on, or "none".
+    scale
+        Grey levels to 0..1: "dtype" divides by the type's largest value; "auto" does so for
+        8 bit and stretches deeper images from their own minimum to their own maximum.
+    colour
+        "grey" averages a colour image to luminance first (ITU-R 601); "rgb" keeps three channels.
+    resize
+        "pad" keeps the aspect ratio and adds zeros; "squash" ignores it; "centre-crop" scales the
+        shorter side and cuts the longer (what open_clip and timm do).
+    interpolation
+        "bicubic" or "bilinear", with antialiasing, as Pillow defines them.
+    size
+        Height and width of the tensor, pixels.
+    scale_size
+        With "centre-crop", the shorter side before the cut (timm's ``crop_pct``); 0 means `size`.
+    mean, std
+        Per-channel normalisation after the scaling to 0..1.
+    """
+
+    name: str = "mammography"
+    polarity: Literal["auto", "keep"] = "auto"
+    crop: Literal["breast", "none"] = "breast"
+    flip: Literal["none", "left", "right"] = "left"
+    scale: Literal["auto", "dtype"] = "auto"
+    colour: Literal["grey", "rgb"] = "grey"
+    resize: Literal["pad", "squash", "centre-crop"] = "pad"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    size: tuple[int, int] = (224, 224)
+    scale_size: int = 0
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    @property
+    def key(self) -> str:
+        """Stable hash of every field but the name."""
+        return fingerprint({k: v for k, v in self.to_dict().items() if k != "name"})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON keeps them (tuples become lists)."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Inverse of `to_dict`."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What made a vector: backbone, weights, recipe, pooling. Two keys never mix."""
+
+    backbone: str
+    weights_sha256: str
+    recipe: Recipe
+    pooling: str
+    dim: int
+    dtype: Literal["float32", "float16"] = "float32"
+    text: bool = False
+
+    @property
+    def key(self) -> str:
+        """Stable hash of all that changes the numbers (the display name `backbone` does not)."""
+        values = self.to_dict() | {"recipe": self.recipe.key}
+        del values["backbone"], values["text"]
+        return fingerprint(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON keeps them."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {
+            "recipe": self.recipe.to_dict()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Spec:
+        """Inverse of `to_dict`."""
+        return cls(**{**values, "recipe": Recipe.from_dict(values["recipe"])})
+
+    def require(self, other: Spec) -> None:
+        """Raise `SpecMismatch`, naming the first field that differs, unless the keys are equal."""
+        if self.key == other.key:
+            return
+        mine, theirs = self.to_dict(), other.to_dict()
+        pairs = [(f"recipe.{k}", v, theirs["recipe"][k]) for k, v in mine.pop("recipe").items()]
+        pairs += [(k, v, theirs[k]) for k, v in mine.items()]
+        name, a, b = next(p for p in pairs if p[1] != p[2] and p[0] not in {"recipe.name"})
+        raise SpecMismatch(
+            f"vectors of Spec {self.key} and {other.key} cannot be mixed: "
+            f"{name} is {a!r} in one and {b!r} in the other"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Vectors of one Spec with what is known of their images.
+
+    Attributes
+    ----------
+    vectors
+        (n, d) float32 or float16, as the backbone gave them (not normalised).
+    ids, groups
+        (n,) str: sample ids and patients.
+    digests
+        (n, 16) uint8: leading half of the sha256 of each file, equal for identical files.
+    columns
+        Name to (n,) str: labels and the other columns of the sample table, "" where unknown.
+    """
+
+    spec: Spec
+    ids: NDArray[np.str_]
+    vectors: NDArray[np.floating[Any]]
+    groups: NDArray[np.str_]
+    digests: NDArray[np.uint8]
+    columns: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse columns of unequal length and vectors of another dimension than the Spec's."""
+        n = len(self.ids)
+        arrays = {"vectors": self.vectors, "groups": self.groups, "digests": self.digests}
+        for name, array in {**arrays, **self.columns}.items():
+            if len(array) != n:
+                raise DataError(f"{name} has {len(array)} rows, ids has {n}")
+        if self.vectors.ndim != 2 or self.vectors.shape[1] != self.spec.dim:
+            raise DataError(f"vectors are {self.vectors.shape}, the Spec says (n, {self.spec.dim})")
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.ids)
+
+    def unit(self) -> Floats:
+        """(n, d) float32, each row of Euclidean length 1; a zero row stays zero."""
+        vectors = np.asarray(self.vectors, dtype=np.float32)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.where(norms > 0, norms, np.float32(1))
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Embeddings:
+        """Only those rows, in that order."""
+        return Embeddings(
+            self.spec,
+            self.ids[rows],
+            self.vectors[rows],
+            self.groups[rows],
+            self.digests[rows],
+            {k: v[rows] for k, v in self.columns.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Who is tested when: `fold[i]` is the fold that tests sample i, -1 for training only."""
+
+    method: str
+    ids: NDArray[np.str_]
+    fold: NDArray[np.intp]
+    seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of who stands where, whatever the order of the rows."""
+        return fingerprint(sorted(zip(self.ids.tolist(), self.fold.tolist(), strict=True)))
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """Yield (train, test) row numbers, fold by fold."""
+        for k in range(int(self.fold.max()) + 1):
+            yield np.flatnonzero(self.fold != k), np.flatnonzero(self.fold == k)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One metric: its value, 95 % interval, and what an answer without looking would get."""
+
+    value: float
+    low: float
+    high: float
+    floor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How well one head did on the vectors of one Spec."""
+
+    probe: str
+    parameters: Mapping[str, Any]
+    spec: Spec
+    label: str
+    classes: tuple[str, ...]
+    split: str
+    split_fingerprint: str
+    metrics: Mapping[str, Score]
+    confusion: tuple[tuple[int, ...], ...]
+    n_train: int
+    n_test: int
+    n_patients: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON keeps them."""
+        return asdict(self) | {
+            "spec": self.spec.to_dict() | {"key": self.spec.key},
+            "metrics": {k: asdict(v) for k, v in self.metrics.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Report:
+        """Inverse of `to_dict`."""
+        spec = {k: v for k, v in values["spec"].items() if k != "key"}
+        return cls(
+            **{
+                **values,
+                "spec": Spec.from_dict(spec),
+                "classes": tuple(values["classes"]),
+                "metrics": {k: Score(**v) for k, v in values["metrics"].items()},
+                "confusion": tuple(tuple(row) for row in values["confusion"]),
+                "notes": tuple(values["notes"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneRequest:
+    """What a backbone's loader is asked for: ``NAME[@WEIGHTS]`` taken apart, and the recipe.
+
+    `recipe` carries the user's choices; the loader fills in size, mean and std from the model.
+    """
+
+    name: str
+    weights: str = ""
+    recipe: Recipe = field(default_factory=Recipe)
+    pooling: str = ""
+    device: str = "cpu"
+
+
+class Backbone(Protocol):
+    """A frozen model: pixels in, vectors out."""
+
+    spec: Spec
+
+    def preprocess(self, image: Pixels) -> torch.Tensor:
+        """(h, w) or (h, w, 3) pixels to the model's input, (c, H, W) float32 on the CPU."""
+
+    def encode_image(self, batch: torch.Tensor) -> torch.Tensor:
+        """(b, c, H, W) to (b, d), not normalised."""
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        """(m, d), not normalised; raises `BackboneError` where the model has no text side."""
+
+
+class Probe(Protocol):
+    """A head: the scikit-learn classifier contract."""
+
+    classes_: NDArray[Any]
+
+    def fit(self, X: Floats, y: NDArray[Any]) -> Probe:
+        """Learn from (n, d) vectors and (n,) labels."""
+
+    def predict_proba(self, X: Floats) -> Floats:
+        """(n, d) to (n, k), columns in the order of `classes_`."""
