@@ -1,4 +1,4 @@
-"""Launcher for a checkout: ``python cli.py extract …``; installed, the command is ``embedstore``."""
+"""Launcher for a checkout, ``python cli.py extract …``; the installed command is ``embedstore``."""
 
 from embedstore.cli import main
 

@@ -192,9 +192,9 @@ def read_rows(
     out = np.empty((len(wanted), *layout.row), dtype=layout.dtype)
     order = np.argsort(wanted, kind="stable")
     bounds = np.searchsorted(wanted[order], np.arange(len(chunks) + 1) * step)
-    for c in np.flatnonzero(np.diff(bounds)):
+    for c in map(int, np.flatnonzero(np.diff(bounds))):
         places = order[bounds[c] : bounds[c + 1]]
-        out[places] = map_chunk(root, layout, int(c))[wanted[places] - c * step]
+        out[places] = map_chunk(root, layout, c)[wanted[places] - c * step]
     return out
 
 

@@ -84,7 +84,7 @@ class Store:
         return self.rows("samples/id")
 
     def rows(self, array: str) -> int:
-        """Committed rows of one array, 0 where it does not exist."""
+        """Count the committed rows of one array, 0 where it does not exist."""
         return int(self.arrays[array]["shape"][0]) if array in self.arrays else 0
 
     def array(self, name: str, wanted: NDArray[np.intp] | None = None) -> NDArray[Any]:

@@ -22,12 +22,21 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 Floats = NDArray[np.float32]
+Resize = Literal["pad", "squash", "centre-crop"]
 
 
 def fingerprint(value: object) -> str:
     """Hash any JSON-able value to 12 hex digits, the same on every machine and Python."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def unit_rows(vectors: NDArray[np.floating[Any]]) -> Floats:
+    """Scale each row of (n, d) to Euclidean length 1, in float32; a zero row stays zero."""
+    rows = np.asarray(vectors, dtype=np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    norms[norms == 0] = 1
+    return np.divide(rows, norms, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +89,7 @@ class Recipe:
     flip: Literal["none", "left", "right"] = "left"
     scale: Literal["auto", "dtype"] = "auto"
     colour: Literal["grey", "rgb"] = "grey"
-    resize: Literal["pad", "squash", "centre-crop"] = "pad"
+    resize: Resize = "pad"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     size: tuple[int, int] = (224, 224)
     scale_size: int = 0
@@ -99,7 +108,10 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """Inverse of `to_dict`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +197,7 @@ class Embeddings:
 
     def unit(self) -> Floats:
         """(n, d) float32, each row of Euclidean length 1; a zero row stays zero."""
-        vectors = np.asarray(self.vectors, dtype=np.float32)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.where(norms > 0, norms, np.float32(1))
+        return unit_rows(self.vectors)
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Embeddings:
         """Only those rows, in that order."""
@@ -288,15 +298,12 @@ class BackboneRequest:
 
 
 class Backbone(Protocol):
-    """A frozen model: pixels in, vectors out."""
+    """A frozen model. What happens to pixels before it is all in ``spec.recipe``."""
 
     spec: Spec
 
-    def preprocess(self, image: Pixels) -> torch.Tensor:
-        """(h, w) or (h, w, 3) pixels to the model's input, (c, H, W) float32 on the CPU."""
-
     def encode_image(self, batch: torch.Tensor) -> torch.Tensor:
-        """(b, c, H, W) to (b, d), not normalised."""
+        """(b, c, H, W) float32, as `spec.recipe` makes it, to (b, d), not normalised."""
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """(m, d), not normalised; raises `BackboneError` where the model has no text side."""

@@ -1,1 +1,62 @@
-"""Backbones: one loader a family, found by name through the registry."""
+"""Backbones: one loader a family, found by name through the registry.
+
+A name is ``NAME[@WEIGHTS]`` or a folder:
+
+- ``biomedclip``, ``convnext_tiny``, ``statistics``: an installed name (`registry.available`);
+- ``timm:vit_base_patch16_224``, ``open_clip:ViT-B-32``: any model of that library;
+- ``hf-hub:ORG/NAME``: an open_clip model on the hub;
+- a folder in the hub's own format, of open_clip or timm.
+
+WEIGHTS is a tag (``convnext_tiny@fb_in22k``), a weights file, a folder, or ``random``: untrained
+weights from a fixed seed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embedstore import registry
+from embedstore.errors import BackboneError
+from embedstore.types import Backbone, BackboneRequest, Recipe
+
+RANDOM = "random"
+
+
+def load_backbone(
+    text: str, recipe: Recipe | None = None, pooling: str = "", device: str = "cpu"
+) -> Backbone:
+    """Load a backbone by the name a user types.
+
+    Raises
+    ------
+    UnknownName
+        No such name is installed.
+    BackboneError
+        The weights cannot be had or do not fit.
+    """
+    loader, name, weights = parse(text)
+    request = BackboneRequest(name, weights, recipe or Recipe(), pooling, device)
+    backbone: Backbone = registry.load(registry.BACKBONES, loader)(request)
+    return backbone
+
+
+def parse(text: str) -> tuple[str, str, str]:
+    """Take ``NAME[@WEIGHTS]`` or a folder apart: registered loader, model name, weights."""
+    if Path(text).is_dir():
+        return _family(Path(text)), Path(text).name, text
+    name, _, weights = text.partition("@")
+    if name.startswith("hf-hub:"):
+        return "open_clip", name, weights
+    loader, colon, rest = name.partition(":")
+    return (loader, rest, weights) if colon else (name, name, weights)
+
+
+def _family(folder: Path) -> str:
+    if (folder / "open_clip_config.json").is_file():
+        return "open_clip"
+    if (folder / "config.json").is_file():
+        return "timm"
+    raise BackboneError(
+        f"{folder}: holds neither open_clip_config.json nor timm's config.json, so it is not a "
+        f"model folder in the hub's format"
+    )

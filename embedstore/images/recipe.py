@@ -6,6 +6,7 @@ Named recipes are starting points; a backbone fills in its own size, mean and st
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from PIL import Image
 
 from embedstore.errors import UsageError
 from embedstore.images import mammogram
-from embedstore.types import Floats, Pixels, Recipe
+from embedstore.types import Floats, Pixels, Recipe, Resize
 
 RECIPES = {
     "mammography": Recipe(),
@@ -42,7 +43,7 @@ def fit_to_model(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     interpolation: str = "bicubic",
-    resize: str = "",
+    resize: Resize | None = None,
     scale_size: int = 0,
 ) -> Recipe:
     """Complete a recipe with what the model was trained with.
@@ -50,9 +51,8 @@ def fit_to_model(
     `resize` and `scale_size` are the model's own way of resizing; only "plain" takes them, the
     others exist to do it differently. "molina2025" leaves mean and std alone, as the study did.
     """
-    if interpolation not in _FILTERS:
-        interpolation = "bicubic"
-    recipe = replace(recipe, size=size, interpolation=interpolation)
+    how: Literal["bicubic", "bilinear"] = "bilinear" if interpolation == "bilinear" else "bicubic"
+    recipe = replace(recipe, size=size, interpolation=how)
     if recipe.name != "molina2025":
         recipe = replace(recipe, mean=mean, std=std)
     if recipe.name == "plain" and resize:
@@ -148,11 +148,12 @@ def _scaled(recipe: Recipe, pixels: Pixels, size: tuple[int, int]) -> Floats:
     planes = [unit] if unit.ndim == 2 else [unit[..., c] for c in range(unit.shape[2])]
     small_planes = [np.asarray(Image.fromarray(p).resize(shape, how)) for p in planes]
     out = small_planes[0] if unit.ndim == 2 else np.stack(small_planes, axis=-1)
-    return np.clip(out, 0, 1, dtype=np.float32)
+    clipped: Floats = np.clip(out, 0, 1)
+    return clipped
 
 
 def _pad(image: Floats, recipe: Recipe) -> Floats:
-    """Zeros below, and on the side away from the chest wall (both sides where nothing is flipped)."""
+    """Add zeros above and below, and on the side away from the chest wall (else on both)."""
     height, width = recipe.size
     rest = width - image.shape[1]
     before = {"left": 0, "right": rest, "none": rest // 2}[recipe.flip]

@@ -1,0 +1,355 @@
+"""The command line: parse, call, print. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from embedstore.errors import DataError, EmbedstoreError, ManifestError, UsageError
+
+if TYPE_CHECKING:
+    from embedstore.manifest import Manifest
+    from embedstore.store import Store
+    from embedstore.types import Spec
+
+app = typer.Typer(
+    help="Frozen embeddings of medical images in plain Zarr, and honest probes on them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 110)
+err = Console(stderr=True, soft_wrap=True)
+
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+) -> None:
+    """Frozen embeddings of medical images in plain Zarr, and honest probes on them."""
+
+
+@app.command()
+def extract(
+    manifest: Annotated[
+        Path,
+        typer.Argument(help="A .csv or .parquet table, or a folder whose sub-folders are classes."),
+    ],
+    store: Annotated[Path, typer.Option(help="The store; made, or added to.")] = Path(
+        "embeddings.zarr"
+    ),
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME[@WEIGHTS] or a model folder, several times for several: biomedclip, "
+            "convnext_tiny, timm:MODEL, open_clip:MODEL@TAG, statistics; @FILE or @random."
+        ),
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="Preprocessing: mammography, plain, molina2025.")
+    ] = "mammography",
+    resize: Annotated[
+        str, typer.Option(help="pad, squash or centre-crop instead of the recipe's own.")
+    ] = "",
+    pooling: Annotated[
+        str, typer.Option(help="projected or pre-projection, for open_clip models.")
+    ] = "",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ROLE=NAME for columns without a usual name; roles: image, id, patient, exam, "
+            "view, laterality, split."
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Label columns to keep; by default all small ones.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Where relative image paths start; by default the table.")
+    ] = None,
+    patient_ids: Annotated[
+        str, typer.Option(help="hash: keyed hashes, the key beside the store; keep: as they are.")
+    ] = "hash",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16.")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="0: chosen by the device.")] = 0,
+    workers: Annotated[int, typer.Option(help="Reader processes; -1: chosen.")] = -1,
+    strict: Annotated[bool, typer.Option(help="Stop at the first unusable image.")] = False,
+    retry_failures: Annotated[bool, typer.Option(help="Try failed images again.")] = False,
+) -> None:
+    """Embed images into a store; running it again does only what is missing."""
+    from embedstore import extract as extraction
+    from embedstore.backbones import load_backbone
+    from embedstore.manifest import read_manifest
+    from embedstore.privacy import pseudonymise
+    from embedstore.report.progress import progress
+
+    _one_of("--precision", precision, ("auto", "float32", "bfloat16"))
+    _one_of("--patient-ids", patient_ids, ("hash", "keep"))
+    if not backbone:
+        raise UsageError("give at least one --backbone: statistics, biomedclip, convnext_tiny, …")
+    table = read_manifest(manifest, _pairs(column or []), label or None, root)
+    _tell_manifest(table)
+    chosen = _recipe(recipe, resize)
+    device = extraction.choose_device(device)
+    loaded = [load_backbone(name, chosen, pooling, device) for name in dict.fromkeys(backbone)]
+    samples = list(table.samples)
+    if patient_ids == "hash":
+        samples = pseudonymise(samples, store)
+    plan = extraction.choose(device, precision, batch_size, workers, len(samples))
+    err.print(f"running on {plan}", highlight=False)
+    with progress(err, "extracting") as show:
+        summary = extraction.extract(
+            samples, store, loaded, plan, strict, retry_failures, on_progress=show
+        )
+    for b in loaded:
+        key = b.spec.key
+        failed = sum(f.spec == key for f in summary.failures)
+        out.print(
+            f"{b.spec.backbone} ({key}): {summary.written[key]} new, "
+            f"{summary.already[key]} already there, {failed} failed",
+            highlight=False,
+            markup=False,
+        )
+    _tell_failures(summary.failures)
+    out.print(f"{store}: {summary.samples} samples, {summary.seconds:.1f} s", highlight=False)
+
+
+@app.command()
+def probe(
+    store: StorePath,
+    label: Annotated[str, typer.Option(help="The column to predict.")],
+    head: Annotated[list[str] | None, typer.Option(help="logistic, knn, or a plug-in.")] = None,
+    backbone: Annotated[
+        list[str] | None, typer.Option(help="Name or key in the store; by default all.")
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Folds, by patient.")] = 5,
+    test_share: Annotated[
+        float, typer.Option(help="One holdout of this share instead of folds.")
+    ] = 0.0,
+    repeats: Annotated[int, typer.Option(help="Fold seeds to average over.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="The first fold seed.")] = 0,
+    order: Annotated[
+        str, typer.Option(help="Classes in clinical order, comma-separated, for quadratic kappa.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Train heads on stored vectors and score them by patient, with intervals and floors."""
+    from embedstore import registry
+    from embedstore.evaluate import evaluate
+    from embedstore.report.table import probe_table
+    from embedstore.store import Store
+
+    opened = Store.open(store)
+    opened.column(label)
+    classes = tuple(c.strip() for c in order.split(",") if c.strip())
+    heads = {name: registry.load(registry.PROBES, name) for name in head or ["logistic"]}
+    reports = []
+    for spec in _specs(opened, backbone):
+        embeddings = opened.read(spec)
+        for name, make in heads.items():
+            reports.append(
+                evaluate(embeddings, label, make, name, folds, test_share, repeats, seed, classes)
+            )
+    if as_json:
+        print(json.dumps([r.to_dict() for r in reports], indent=2))
+        return
+    out.print(probe_table(reports))
+    for note in dict.fromkeys(n for r in reports for n in r.notes):
+        out.print(f"note: {note}", highlight=False)
+
+
+@app.command()
+def info(store: StorePath, as_json: AsJson = False) -> None:
+    """Show what a store holds and where it came from."""
+    from embedstore.report.table import info_table, label_table
+    from embedstore.store import Store
+
+    opened = Store.open(store)
+    counts = {n: dict(Counter(opened.column(n).tolist()).most_common()) for n in opened.labels}
+    failures = opened.failures()
+    if as_json:
+        print(json.dumps(_info(opened, counts), indent=2))
+        return
+    out.print(info_table(opened))
+    if counts:
+        out.print(label_table(counts))
+    patients = set(opened.column("group").tolist()) - {""}
+    out.print(f"{len(patients)} patients, {len(failures)} failures", highlight=False)
+    _tell_failures(failures)
+
+
+@app.command()
+def search(
+    store: StorePath,
+    image: Annotated[str, typer.Option("--id", help="The image to start from.")],
+    k: Annotated[int, typer.Option("-k", "--neighbours", help="How many.", min=1)] = 5,
+    backbone: Annotated[
+        str, typer.Option(help="Name or key; needed where the store has several.")
+    ] = "",
+    include_same_patient: Annotated[
+        bool, typer.Option(help="Let images of the same patient be found.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the images most like one, from other patients (exact cosine search)."""
+    from dataclasses import asdict
+
+    from embedstore.report.table import neighbour_table
+    from embedstore.search import neighbours
+    from embedstore.store import Store
+
+    opened = Store.open(store)
+    specs = _specs(opened, [backbone] if backbone else None)
+    if len(specs) > 1:
+        names = ", ".join(s.backbone for s in specs)
+        raise UsageError(f"{store} has embeddings of {names}; choose one with --backbone")
+    found = neighbours(opened.read(specs[0]), image, k, include_same_patient)
+    if as_json:
+        print(json.dumps([asdict(n) for n in found], indent=2))
+        return
+    out.print(neighbour_table(image, found, opened.labels))
+
+
+@app.command()
+def phantoms(
+    folder: Annotated[Path, typer.Argument(help="Where to put them.")],
+    patients: Annotated[int, typer.Option(help="Four films each.", min=1)] = 40,
+    size: Annotated[int, typer.Option(help="Height and width, pixels.", min=64)] = 512,
+    seed: Annotated[int, typer.Option(help="The same seed, the same films.")] = 0,
+) -> None:
+    """Write synthetic mammograms and their manifest, for trying embedstore out."""
+    from embedstore.phantoms import write
+
+    out.print(str(write(folder, patients, seed, size)), highlight=False)
+
+
+def main() -> None:
+    """Run the command line; every error is one line unless ``--debug`` is given."""
+    for noisy in ("huggingface_hub", "timm", "open_clip", "transformers"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    debug = "--debug" in sys.argv[1:]
+    sys.exit(_run([a for a in sys.argv[1:] if a != "--debug"], debug))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    import click
+
+    try:
+        code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        err.print("stopped; what was committed is kept: run the same command again to go on")
+        return 130
+    except EmbedstoreError as error:
+        if debug:
+            raise
+        _tell_error(error)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - the one place that guards a user from a traceback
+        if debug:
+            raise
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        err.print(f"error: {text}; run again with --debug to see where", markup=False)
+        return 1
+
+
+def _tell_error(error: EmbedstoreError) -> None:
+    problems = error.problems if isinstance(error, ManifestError) else ()
+    if len(problems) < 2:
+        err.print(f"error: {error}", markup=False, highlight=False)
+        return
+    err.print(f"error: the manifest has {len(problems)} problems:", markup=False, highlight=False)
+    for problem in problems:
+        err.print(f"  {problem}", markup=False, highlight=False)
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"{option} is {', '.join(known)}; not {value!r}")
+
+
+def _pairs(values: list[str]) -> dict[str, str]:
+    pairs = {}
+    for value in values:
+        role, equals, name = value.partition("=")
+        if not equals:
+            raise UsageError(f"--column takes ROLE=NAME, not {value!r}")
+        pairs[role] = name
+    return pairs
+
+
+def _recipe(name: str, resize: str) -> Any:
+    from dataclasses import replace
+
+    from embedstore.images.recipe import named
+
+    chosen = named(name)
+    if resize:
+        _one_of("--resize", resize, ("pad", "squash", "centre-crop"))
+        chosen = replace(chosen, resize=resize, name=f"{name}+{resize}")
+    return chosen
+
+
+def _specs(store: Store, names: list[str] | None) -> list[Spec]:
+    if names:
+        return [store.find(name) for name in names]
+    specs = [s for k, s in store.specs.items() if store.rows(f"embeddings/{k}/vectors")]
+    if not specs:
+        raise DataError(f"{store.path}: holds no vectors yet; run `embedstore extract`")
+    return specs
+
+
+def _info(store: Store, labels: dict[str, dict[str, int]]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "path": str(store.path),
+        "commit": store.commit,
+        "samples": len(store),
+        "patients": len(set(store.column("group").tolist()) - {""}),
+        "labels": labels,
+        "embeddings": {
+            key: {
+                "spec": spec.to_dict(),
+                "vectors": store.rows(f"embeddings/{key}/vectors"),
+                "provenance": store.provenance[key],
+            }
+            for key, spec in store.specs.items()
+        },
+        "failures": [asdict(f) for f in store.failures()],
+    }
+
+
+def _tell_manifest(table: Manifest) -> None:
+    used = ", ".join(f"{role}={name}" for role, name in table.columns.items())
+    err.print(f"{len(table.samples)} images; columns {used or 'none: a folder'}", highlight=False)
+    err.print(f"labels {', '.join(table.labels) or 'none'}", highlight=False, markup=False)
+    for note in table.notes:
+        err.print(f"note: {note}", highlight=False, markup=False)
+
+
+def _tell_failures(failures: list[Any], shown: int = 5) -> None:
+    for failure in failures[:shown]:
+        err.print(
+            f"failed: {failure.path}: {failure.stage}: {failure.reason}",
+            highlight=False,
+            markup=False,
+        )
+    if len(failures) > shown:
+        err.print(f"… and {len(failures) - shown} more; `embedstore info --json` lists them all")

@@ -1,0 +1,164 @@
+"""Scores of class probabilities, with intervals from resampling patients, and their floors.
+
+All resamples are computed at once: a resample is a vector of weights (how often each image's
+patient was drawn), and every metric here is a function of weighted counts. The interval is the
+percentile bootstrap of Efron and Tibshirani (1993), resampling patients and not images, because
+images of a patient are not independent (Field and Welsh 2007, cluster bootstrap).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.types import Score
+
+Weights = NDArray[np.float64]
+"""(b, n): resamples by images; row 0 is all ones, the data as it is."""
+
+RESAMPLES = 2000
+_BLOCK = 1 << 24
+
+
+def patient_weights(groups: NDArray[Any], resamples: int, seed: int) -> Weights:
+    """(1 + resamples, n) weights: ones, then how often each image's patient was drawn."""
+    _, number = np.unique(groups, return_inverse=True)
+    patients = int(number.max()) + 1
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
+    return np.concatenate([np.ones((1, len(groups))), drawn[:, number]])
+
+
+def confusion(
+    truth: NDArray[np.intp], answer: NDArray[np.intp], classes: int, weights: Weights
+) -> NDArray[np.float64]:
+    """(b, k, k) weighted counts, true class by row."""
+    cell = truth * classes + answer
+    onehot = np.zeros((len(truth), classes * classes))
+    onehot[np.arange(len(truth)), cell] = 1
+    return (weights @ onehot).reshape(-1, classes, classes)
+
+
+def accuracy(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(b,) share of right answers."""
+    right: NDArray[np.float64] = np.trace(counts, axis1=1, axis2=2) / counts.sum(axis=(1, 2))
+    return right
+
+
+def balanced_accuracy(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(b,) mean recall over the classes present."""
+    rows = counts.sum(axis=2)
+    recall = np.divide(
+        np.diagonal(counts, axis1=1, axis2=2), rows, out=np.full_like(rows, np.nan), where=rows > 0
+    )
+    mean: NDArray[np.float64] = np.nanmean(recall, axis=1)
+    return mean
+
+
+def macro_f1(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(b,) mean F1 over the classes; a class never answered and never true is left out."""
+    hits = np.diagonal(counts, axis1=1, axis2=2)
+    total = counts.sum(axis=1) + counts.sum(axis=2)
+    f1 = np.divide(2 * hits, total, out=np.full_like(total, np.nan), where=total > 0)
+    mean: NDArray[np.float64] = np.nanmean(f1, axis=1)
+    return mean
+
+
+def quadratic_kappa(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(b,) Cohen's kappa with quadratic weights (Cohen 1968), classes in their given order."""
+    k = counts.shape[1]
+    cost = (np.arange(k)[:, None] - np.arange(k)[None]) ** 2.0
+    n = counts.sum(axis=(1, 2))
+    chance = counts.sum(axis=2)[:, :, None] * counts.sum(axis=1)[:, None] / n[:, None, None]
+    seen, expected = (counts * cost).sum(axis=(1, 2)), (chance * cost).sum(axis=(1, 2))
+    # one class true and answered throughout: no disagreement was possible, by chance or otherwise
+    return 1 - np.divide(seen, expected, out=np.ones_like(seen), where=expected > 0)
+
+
+def auroc(
+    truth: NDArray[np.intp], probabilities: NDArray[np.floating[Any]], weights: Weights
+) -> NDArray[np.float64]:
+    """(b,) macro one-vs-rest area under the ROC curve, ties counted half.
+
+    A class without a case, or with nothing but cases, in a resample is left out of its mean.
+    """
+    per_class = [
+        _binary_auroc(truth == c, probabilities[:, c], weights)
+        for c in range(probabilities.shape[1])
+    ]
+    areas = np.stack(per_class)
+    counted = np.isfinite(areas).sum(axis=0)
+    total = np.nansum(areas, axis=0)
+    return np.divide(total, counted, out=np.full_like(total, np.nan), where=counted > 0)
+
+
+def _binary_auroc(
+    positive: NDArray[np.bool_], score: NDArray[np.floating[Any]], weights: Weights
+) -> NDArray[np.float64]:
+    order = np.argsort(score, kind="stable")
+    ties = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
+    out = np.empty(len(weights))
+    step = max(1, _BLOCK // len(score))
+    for start in range(0, len(weights), step):
+        w = weights[start : start + step][:, order]
+        up = np.add.reduceat(w * positive[order], ties, axis=1)
+        down = np.add.reduceat(w * ~positive[order], ties, axis=1)
+        below = np.cumsum(down, axis=1) - down / 2
+        pairs = up.sum(axis=1) * down.sum(axis=1)
+        won = (up * below).sum(axis=1)
+        out[start : start + step] = np.divide(
+            won, pairs, out=np.full_like(won, np.nan), where=pairs > 0
+        )
+    return out
+
+
+FROM_COUNTS: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+    "quadratic_kappa": quadratic_kappa,
+}
+
+
+def resampled(
+    truth: NDArray[np.intp], probabilities: NDArray[np.floating[Any]], weights: Weights
+) -> dict[str, NDArray[np.float64]]:
+    """Every metric for every row of weights: name to (b,).
+
+    Parameters
+    ----------
+    truth
+        (n,) class numbers.
+    probabilities
+        (n, k); the answer is the most probable class, the first of equals.
+    """
+    answer = probabilities.argmax(axis=1)
+    counts = confusion(truth, answer, probabilities.shape[1], weights)
+    values = {name: metric(counts) for name, metric in FROM_COUNTS.items()}
+    values["auroc"] = auroc(truth, probabilities, weights)
+    return values
+
+
+def floors(truth: NDArray[np.intp], majority: NDArray[np.intp], classes: int) -> dict[str, float]:
+    """Return what always answering the training side's commonest class gets.
+
+    `majority` is that class for every image, (n,). The same for any order of images, so AUROC is
+    one half by definition.
+    """
+    counts = confusion(truth, majority, classes, np.ones((1, len(truth))))
+    return {name: float(metric(counts)[0]) for name, metric in FROM_COUNTS.items()} | {"auroc": 0.5}
+
+
+def scores(
+    repeats: list[dict[str, NDArray[np.float64]]], floor: Mapping[str, float]
+) -> dict[str, Score]:
+    """Average each metric over repeats, resample by resample, and read off the 95 % interval."""
+    out = {}
+    for name in repeats[0]:
+        draws = np.mean([values[name] for values in repeats], axis=0)
+        low, high = np.nanpercentile(draws[1:], [2.5, 97.5])
+        out[name] = Score(float(draws[0]), float(low), float(high), floor[name])
+    return out

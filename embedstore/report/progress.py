@@ -1,0 +1,64 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+LINE_SECONDS = 10.0
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Render images per second."""
+        return Text(f"{task.speed:.1f} images/s" if task.speed else "", style="cyan")
+
+
+@contextmanager
+def progress(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function of (done, total) that shows how far the work is."""
+    if not console.is_terminal:
+        yield _Lines(console, title).show
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Lines:
+    def __init__(self, console: Console, title: str) -> None:
+        self.console = console
+        self.title = title
+        self.began = self.shown = time.monotonic()
+
+    def show(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.shown < LINE_SECONDS and done < total:
+            return
+        self.shown = now
+        rate = done / max(now - self.began, 1e-9)
+        left = (total - done) / max(rate, 1e-9)
+        self.console.print(
+            f"{self.title}: {done} of {total}, {rate:.1f} images/s, {left:.0f} s left",
+            highlight=False,
+        )
