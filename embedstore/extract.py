@@ -11,7 +11,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -132,7 +132,7 @@ def extract(
         work = _missing(writer.store(), rows, backbones, retry, summary)
         total, done = sum(len(job.rows) for job in work), 0
         for job in work:
-            for count in _run(job, samples, writer, plan, strict, summary):
+            for count in _Run(job, samples, writer, plan, strict, summary).batches():
                 done += count
                 on_progress(done, total)
     summary.seconds = time.monotonic() - began
@@ -257,84 +257,76 @@ def _ignore_interrupt(_worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _run(
-    job: _Job,
-    samples: Sequence[Sample],
-    writer: Writer,
-    plan: Plan,
-    strict: bool,
-    summary: Summary,
-) -> Any:
-    """Do one job batch by batch, yielding the images each took; commit when stopped too."""
-    recipes = list(dict.fromkeys(b.spec.recipe for b in job.backbones))
-    images = _Images([samples[p].path for p in job.places], recipes)
-    loader = DataLoader(
-        images,
-        batch_size=plan.batch_size,
-        num_workers=plan.workers,
-        collate_fn=_as_list,
-        worker_init_fn=_ignore_interrupt,
-    )
-    committed = time.monotonic()
-    try:
-        for items in loader:
-            failures = _failures(items, job, samples)
-            if strict and failures:
-                failure = failures[0]
-                raise ImageError(failure.stage, f"{failure.path}: {failure.reason}")
-            good = [item for item in items if item.error is None]
-            for backbone in job.backbones if good else ():
-                which = recipes.index(backbone.spec.recipe)
-                failures += _embed(backbone, good, which, job, samples, writer, plan, summary)
-            writer.add_failures(failures)
-            summary.failures += failures
-            if time.monotonic() - committed > COMMIT_SECONDS:
-                writer.commit()
-                committed = time.monotonic()
-            yield len(items)
-    except (KeyboardInterrupt, EmbedstoreError):
-        writer.commit()
-        raise
-    writer.commit()
+@dataclass(slots=True)
+class _Run:
+    """One job at work."""
 
+    job: _Job
+    samples: Sequence[Sample]
+    writer: Writer
+    plan: Plan
+    strict: bool
+    summary: Summary
 
-def _embed(
-    backbone: Backbone,
-    items: list[_Item],
-    which: int,
-    job: _Job,
-    samples: Sequence[Sample],
-    writer: Writer,
-    plan: Plan,
-    summary: Summary,
-) -> list[Failure]:
-    """Encode one batch and append it; vectors that are not finite become failures."""
-    spec = backbone.spec
-    batch = torch.from_numpy(np.stack([item.tensors[which] for item in items]))
-    with torch.inference_mode(), _autocast(plan):
-        vectors = backbone.encode_image(batch).float().cpu().numpy()
-    finite = np.isfinite(vectors.astype(spec.dtype)).all(axis=1)
-    numbers = np.array([item.number for item in items])
-    digests = np.frombuffer(b"".join(item.digest for item in items), np.uint8).reshape(-1, 16)
-    writer.append(spec, job.rows[numbers[finite]], vectors[finite], digests[finite])
-    summary.written[spec.key] += int(finite.sum())
-    bad = [samples[job.places[n]] for n in numbers[~finite]]
-    return [_failure(s, spec, "encode", "the vector is not finite") for s in bad]
+    def batches(self) -> Iterator[int]:
+        """Embed batch by batch, yielding the images each took; commit also when stopped."""
+        recipes = list(dict.fromkeys(b.spec.recipe for b in self.job.backbones))
+        loader = DataLoader(
+            _Images([self.samples[p].path for p in self.job.places], recipes),
+            batch_size=self.plan.batch_size,
+            num_workers=self.plan.workers,
+            collate_fn=_as_list,
+            worker_init_fn=_ignore_interrupt,
+        )
+        committed = time.monotonic()
+        try:
+            for items in loader:
+                self._take(items, recipes)
+                if time.monotonic() - committed > COMMIT_SECONDS:
+                    self.writer.commit()
+                    committed = time.monotonic()
+                yield len(items)
+        except (KeyboardInterrupt, EmbedstoreError):
+            self.writer.commit()
+            raise
+        self.writer.commit()
+
+    def _take(self, items: list[_Item], recipes: list[Recipe]) -> None:
+        failures = [f for item in items if item.error for f in self._failed(item, item.error)]
+        if self.strict and failures:
+            raise ImageError(failures[0].stage, f"{failures[0].path}: {failures[0].reason}")
+        good = [item for item in items if item.error is None]
+        for backbone in self.job.backbones if good else ():
+            failures += self._embed(backbone, good, recipes.index(backbone.spec.recipe))
+        self.writer.add_failures(failures)
+        self.summary.failures += failures
+
+    def _embed(self, backbone: Backbone, items: list[_Item], which: int) -> list[Failure]:
+        """Encode one batch and append it; vectors that are not finite become failures."""
+        spec = backbone.spec
+        batch = torch.from_numpy(np.stack([item.tensors[which] for item in items]))
+        with torch.inference_mode(), _autocast(self.plan):
+            vectors = backbone.encode_image(batch).float().cpu().numpy()
+        finite = np.isfinite(vectors.astype(spec.dtype)).all(axis=1)
+        numbers = np.array([item.number for item in items])
+        digests = np.frombuffer(b"".join(item.digest for item in items), np.uint8).reshape(-1, 16)
+        self.writer.append(spec, self.job.rows[numbers[finite]], vectors[finite], digests[finite])
+        self.summary.written[spec.key] += int(finite.sum())
+        reason = "the vector is not finite"
+        return [_failure(self._sample(n), spec, "encode", reason) for n in numbers[~finite]]
+
+    def _failed(self, item: _Item, error: ImageError) -> list[Failure]:
+        sample = self._sample(item.number)
+        return [_failure(sample, b.spec, error.stage, error.reason) for b in self.job.backbones]
+
+    def _sample(self, number: int) -> Sample:
+        return self.samples[int(self.job.places[number])]
 
 
 def _autocast(plan: Plan) -> AbstractContextManager[Any]:
     if plan.precision == "float32":
         return nullcontext()
     return torch.autocast(torch.device(plan.device).type, dtype=torch.bfloat16)
-
-
-def _failures(items: list[_Item], job: _Job, samples: Sequence[Sample]) -> list[Failure]:
-    return [
-        _failure(samples[job.places[item.number]], b.spec, item.error.stage, item.error.reason)
-        for item in items
-        if item.error is not None
-        for b in job.backbones
-    ]
 
 
 def _failure(sample: Sample, spec: Spec, stage: str, reason: str) -> Failure:

@@ -36,7 +36,8 @@ def unit_rows(vectors: NDArray[np.floating[Any]]) -> Floats:
     rows = np.asarray(vectors, dtype=np.float32)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     norms[norms == 0] = 1
-    return np.divide(rows, norms, dtype=np.float32)
+    unit: Floats = np.divide(rows, norms, dtype=np.float32)
+    return unit
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from embedstore.backbones.weights import explained
 from embedstore.errors import BackboneError
 
 CONFIG = "open_clip_config.json"
@@ -116,8 +117,10 @@ def tensor_shapes(weights: Path) -> dict[str, tuple[int, ...]]:
     if weights.suffix == ".safetensors":
         with safe_open(weights, framework="pt") as tensors:
             return {k: tuple(tensors.get_slice(k).get_shape()) for k in tensors.keys()}  # noqa: SIM118
-    state = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
-    return {k: tuple(v.shape) for k, v in state.get("state_dict", state).items()}
+    with explained(str(weights), "give a file of tensors: .safetensors, or a state dict"):
+        # on the meta device shapes are all that is kept
+        state = torch.load(weights, map_location="meta", weights_only=True)
+        return {k: tuple(v.shape) for k, v in state.get("state_dict", state).items()}
 
 
 def bert_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

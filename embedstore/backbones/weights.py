@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -31,6 +32,9 @@ def explained(what: str, remedy: str) -> Iterator[None]:
         yield
     except BackboneError:
         raise
+    except pickle.UnpicklingError as error:
+        reason = "a pickle of something other than tensors; it could run code, so it is not loaded"
+        raise BackboneError(f"{what}: {reason}; {remedy}") from error
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines[:2])[:300] or type(error).__name__

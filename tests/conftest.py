@@ -1,0 +1,39 @@
+"""Shared by the tests: synthetic films, random stores, and where the real films are."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REAL_FILMS = Path(__file__).parents[2] / "shared" / "mini-mias" / "manifest.csv"
+
+
+def half_ellipse(rng: np.random.Generator, size: int = 96, bright: int = 120) -> np.ndarray:
+    """Draw a breast with its chest wall at the left: a bright half ellipse on black."""
+    y, x = np.mgrid[:size, :size]
+    inside = (x / (0.6 * size)) ** 2 + ((y - size / 2) / (0.42 * size)) ** 2 < 1
+    film = np.where(inside, bright + rng.normal(0, 12, (size, size)), 0)
+    return np.clip(film, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """Write twelve films of six patients in two classes; return the manifest."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(12):
+        label = "bright" if i // 2 % 2 else "dark"
+        name = f"film{i:02d}.png"
+        pixels = half_ellipse(rng, bright=170 if label == "bright" else 90)
+        Image.fromarray(pixels).save(tmp_path / name)
+        rows.append({"image": name, "patient": f"pat{i // 2}", "tissue": label})
+    manifest = tmp_path / "manifest.csv"
+    with manifest.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return manifest

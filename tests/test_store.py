@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorstore
+import zarr
+
+from embedstore.chunks import Layout, read_chunk, read_rows
+from embedstore.errors import SpecMismatch, StoreBusy, StoreError, UsageError
+from embedstore.store import Failure, Store
+from embedstore.types import Recipe, Sample, Spec
+from embedstore.writer import Writer
+
+
+def spec_of(dim: int = 8, **changes: object) -> Spec:
+    return Spec("toy", "00", Recipe(), "pooled", dim, **changes)  # type: ignore[arg-type]
+
+
+def samples_of(n: int, start: int = 0) -> list[Sample]:
+    return [
+        Sample(f"i{i}", Path(f"{i}.png"), group=f"p{i // 4}", labels={"density": "ABCD"[i % 4]})
+        for i in range(start, start + n)
+    ]
+
+
+def vectors_of(n: int, dim: int = 8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
+
+
+def digests_of(n: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (n, 16), dtype=np.uint8)
+
+
+def filled(path: Path, n: int = 10, dim: int = 8) -> tuple[Spec, np.ndarray]:
+    spec, vectors = spec_of(dim), vectors_of(n, dim)
+    with Writer(path) as writer:
+        writer.add_samples(samples_of(n))
+        writer.add_spec(spec, {"device": "cpu"})
+        writer.append(spec, np.arange(n), vectors, digests_of(n))
+        writer.commit()
+    return spec, vectors
+
+
+def test_zarr_alone_reads_vectors_and_text(tmp_path: Path) -> None:
+    spec, vectors = filled(tmp_path / "s.zarr")
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")
+    np.testing.assert_array_equal(group[f"embeddings/{spec.key}/vectors"][:], vectors)
+    assert group["samples/id"][:].tolist() == [f"i{i}" for i in range(10)]
+    assert group["samples/labels/density"][:].tolist() == list("ABCDABCDAB")
+
+
+def test_zarr_reads_the_same_without_consolidated_metadata(tmp_path: Path) -> None:
+    spec, vectors = filled(tmp_path / "s.zarr")
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r", use_consolidated=False)
+    np.testing.assert_array_equal(group[f"embeddings/{spec.key}/vectors"][:], vectors)
+    assert dict(group.members()).keys() == {"samples", "embeddings"}
+
+
+@pytest.mark.parametrize("array", ["vectors", "rows", "digests"])
+def test_tensorstore_reads_every_array_of_numbers(tmp_path: Path, array: str) -> None:
+    spec, _ = filled(tmp_path / "s.zarr", n=10)
+    path = tmp_path / "s.zarr" / "embeddings" / spec.key / array
+    kvstore = {"driver": "file", "path": str(path)}
+    read = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result().read().result()
+    expected = {"vectors": vectors_of(10), "rows": np.arange(10), "digests": digests_of(10)}
+    np.testing.assert_array_equal(read, expected[array])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_rows_gathered_over_many_chunks_equal_numpy(tmp_path: Path, dtype: str) -> None:
+    spec = spec_of(600, dtype=dtype)
+    step = Layout("x", dtype, (600,)).chunk_rows
+    n = 2 * step + 77
+    vectors = vectors_of(n, 600).astype(dtype)
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_samples(samples_of(n))
+        writer.add_spec(spec, {})
+        for start in range(0, n, 1000):
+            block = vectors[start : start + 1000]
+            rows = np.arange(start, start + len(block))
+            writer.append(spec, rows, block, digests_of(len(block)))
+            writer.commit()
+    store = Store.open(tmp_path / "s.zarr")
+    wanted = np.random.default_rng(2).integers(0, n, 500)
+    np.testing.assert_array_equal(store.vectors(spec), vectors)
+    np.testing.assert_array_equal(store.vectors(spec, wanted), vectors[wanted])
+
+
+def test_text_of_any_script_survives(tmp_path: Path) -> None:
+    words = ["", "Mamografía", "乳房", 'a,b\n"c"', "x" * 5000]
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_samples([Sample(f"{i}", Path("x"), exam=w) for i, w in enumerate(words)])
+        writer.commit()
+    assert Store.open(tmp_path / "s.zarr").column("exam").tolist() == words
+    assert zarr.open_group(tmp_path / "s.zarr", mode="r")["samples/exam"][:].tolist() == words
+
+
+def test_what_was_not_committed_does_not_exist(tmp_path: Path) -> None:
+    spec, vectors = filled(tmp_path / "s.zarr", n=10)
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.append(spec, np.arange(3), vectors_of(3, seed=9), digests_of(3))
+    np.testing.assert_array_equal(Store.open(tmp_path / "s.zarr").vectors(spec), vectors)
+
+
+def test_appending_in_two_sessions_equals_one(tmp_path: Path) -> None:
+    spec, vectors = filled(tmp_path / "s.zarr", n=10)
+    more = vectors_of(7, seed=5)
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_samples(samples_of(7, start=10))
+        writer.append(spec, np.arange(10, 17), more, digests_of(7))
+        writer.commit()
+    read = Store.open(tmp_path / "s.zarr").read(spec)
+    np.testing.assert_array_equal(read.vectors, np.concatenate([vectors, more]))
+    assert read.ids.tolist() == [f"i{i}" for i in range(17)]
+
+
+def test_vectors_come_in_the_order_of_the_samples(tmp_path: Path) -> None:
+    spec, vectors = spec_of(), vectors_of(5)
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_samples(samples_of(5))
+        writer.add_spec(spec, {})
+        shuffled = np.array([3, 0, 4, 1])
+        writer.append(spec, shuffled, vectors[shuffled], digests_of(4))
+        writer.commit()
+    read = Store.open(tmp_path / "s.zarr").read(spec)
+    assert read.ids.tolist() == ["i0", "i1", "i3", "i4"]
+    np.testing.assert_array_equal(read.vectors, vectors[[0, 1, 3, 4]])
+
+
+def test_a_label_that_comes_later_is_empty_before(tmp_path: Path) -> None:
+    filled(tmp_path / "s.zarr", n=2)
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_samples([Sample("new", Path("n"), labels={"vendor": "V"})])
+        writer.commit()
+    store = Store.open(tmp_path / "s.zarr")
+    assert store.column("vendor").tolist() == ["", "", "V"]
+    assert store.column("density").tolist() == ["A", "B", ""]
+
+
+def test_a_reader_keeps_its_commit_while_a_writer_goes_on(tmp_path: Path) -> None:
+    spec, vectors = filled(tmp_path / "s.zarr", n=10)
+    before = Store.open(tmp_path / "s.zarr")
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.append(spec, np.arange(5), vectors_of(5, seed=3), digests_of(5))
+        writer.commit()
+        np.testing.assert_array_equal(before.vectors(spec), vectors)
+        assert len(Store.open(tmp_path / "s.zarr").vectors(spec)) == 15
+
+
+def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
+    with (
+        Writer(tmp_path / "s.zarr"),
+        pytest.raises(StoreBusy, match=f"process {os.getpid()} on "),
+        Writer(tmp_path / "s.zarr"),
+    ):
+        pass
+
+
+CRASH = """
+import sys, os, signal
+import numpy as np
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_store import spec_of, samples_of, vectors_of, digests_of
+from embedstore.writer import Writer
+spec = spec_of()
+with Writer(Path({path!r})) as w:
+    done = w.store().rows(f"embeddings/{{spec.key}}/vectors")
+    if not len(w.store()):
+        w.add_samples(samples_of(4000))
+    w.add_spec(spec, {{}})
+    vectors = vectors_of(4000)
+    print("ready", flush=True)
+    for i in range(done, 4000, 20):
+        w.append(spec, np.arange(i, i + 20), vectors[i:i + 20], digests_of(4000)[i:i + 20])
+        w.commit()
+"""
+
+
+def test_killed_at_any_moment_every_row_is_there_once(tmp_path: Path) -> None:
+    path, spec = tmp_path / "s.zarr", spec_of()
+    code = CRASH.format(tests=str(Path(__file__).parent), path=str(path))
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        try:
+            child.wait(timeout=float(rng.uniform(0.02, 0.4)))
+        except subprocess.TimeoutExpired:
+            child.kill()
+        child.communicate()
+        store = Store.open(path)
+        rows = store.array(f"embeddings/{spec.key}/rows") if store.specs else np.empty(0)
+        np.testing.assert_array_equal(rows, np.arange(len(rows)))
+        if len(rows):
+            np.testing.assert_array_equal(store.vectors(spec), vectors_of(4000)[: len(rows)])
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    np.testing.assert_array_equal(Store.open(path).vectors(spec), vectors_of(4000))
+
+
+def test_a_full_disk_leaves_the_last_commit(tmp_path: Path) -> None:
+    spec, vectors = filled(tmp_path / "s.zarr", n=10)
+    code = textwrap.dedent(f"""
+        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import resource, signal
+        from pathlib import Path
+        import numpy as np
+        from test_store import spec_of, vectors_of, digests_of
+        from embedstore.errors import StoreError
+        from embedstore.writer import Writer
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        with Writer(Path({str(tmp_path / "s.zarr")!r})) as w:
+            w.append(spec_of(), np.arange(10, 30), vectors_of(20), digests_of(20))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+            try:
+                w.commit()
+            except StoreError as error:
+                print(error)
+    """)
+    assert resource.RLIMIT_FSIZE is not None
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "the disk is full" in run.stdout
+    assert len(run.stdout.splitlines()) == 1
+    np.testing.assert_array_equal(Store.open(tmp_path / "s.zarr").vectors(spec), vectors)
+    assert not list((tmp_path / "s.zarr").rglob(".writing-*"))
+
+
+def test_a_flipped_bit_is_found_when_the_chunk_is_checked(tmp_path: Path) -> None:
+    spec, _ = filled(tmp_path / "s.zarr")
+    layout = Layout(f"embeddings/{spec.key}/vectors", "float32", (8,))
+    file = layout.chunk_file(tmp_path / "s.zarr", 0)
+    data = bytearray(file.read_bytes())
+    data[17] ^= 4
+    file.write_bytes(data)
+    with pytest.raises(StoreError, match="checksum"):
+        read_chunk(tmp_path / "s.zarr", layout, 0)
+
+
+def test_a_missing_or_cut_chunk_is_named(tmp_path: Path) -> None:
+    spec, _ = filled(tmp_path / "s.zarr")
+    layout = Layout(f"embeddings/{spec.key}/vectors", "float32", (8,))
+    file = layout.chunk_file(tmp_path / "s.zarr", 0)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(StoreError, match=r"vectors/c/0/0: the chunk is cut short"):
+        read_rows(tmp_path / "s.zarr", layout, 10)
+    file.unlink()
+    with pytest.raises(StoreError, match=r"vectors/c/0/0: a chunk of the store is missing"):
+        read_rows(tmp_path / "s.zarr", layout, 10)
+
+
+def test_only_an_empty_or_new_place_becomes_a_store(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").write_text("mine")
+    zarr.open_group(tmp_path / "other.zarr", mode="w", attributes={"a": 1})
+    for name in ("file", "folder", "other.zarr"):
+        with pytest.raises(StoreError, match=name), Writer(tmp_path / name):
+            pass
+        with pytest.raises(StoreError, match=name):
+            Store.open(tmp_path / name)
+    assert (tmp_path / "folder" / "thesis.txt").read_text() == "mine"
+    with pytest.raises(StoreError, match="no such store"):
+        Store.open(tmp_path / "nothing")
+
+
+def test_a_later_format_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path / "s.zarr")
+    root = json.loads((tmp_path / "s.zarr" / "zarr.json").read_text())
+    root["attributes"]["embedstore"]["format"] = 99
+    (tmp_path / "s.zarr" / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(StoreError, match="store format 99"):
+        Store.open(tmp_path / "s.zarr")
+
+
+def test_an_image_that_failed_and_then_succeeded_is_no_failure(tmp_path: Path) -> None:
+    spec, path = spec_of(), tmp_path / "s.zarr"
+    with Writer(path) as writer:
+        writer.add_samples(samples_of(2))
+        writer.add_spec(spec, {})
+        writer.add_failures([Failure(i, i, "read", "gone", spec.key) for i in ("i0", "i1")])
+        writer.append(spec, np.array([1]), vectors_of(1), digests_of(1))
+        writer.commit()
+    assert [f.id for f in Store.open(path).failures()] == ["i0"]
+
+
+def test_backbones_are_found_by_name_key_or_leading_digits(tmp_path: Path) -> None:
+    spec, _ = filled(tmp_path / "s.zarr")
+    store = Store.open(tmp_path / "s.zarr")
+    for text in ("toy", spec.key, spec.key[:5]):
+        assert store.find(text) == spec
+    with pytest.raises(UsageError, match=f"toy \\({spec.key}\\)"):
+        store.find("convnext")
+
+
+def test_a_mismatch_names_the_field_that_differs() -> None:
+    spec = spec_of()
+    spec.require(spec_of())
+    with pytest.raises(SpecMismatch, match=r"recipe\.resize is 'pad' in one and 'squash'"):
+        spec.require(Spec("toy", "00", Recipe(resize="squash"), "pooled", 8))
+    with pytest.raises(SpecMismatch, match="weights_sha256"):
+        spec.require(Spec("toy", "01", Recipe(), "pooled", 8))
