@@ -248,8 +248,10 @@ def _run(arguments: list[str], debug: bool) -> int:
     import click
 
     try:
-        code = app(arguments, standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        code = app(arguments, standalone_mode=False) or 0
+        if code == 130:  # typer turns Ctrl-C into this exit code
+            raise KeyboardInterrupt
+        return int(code)
     except click.ClickException as error:
         error.show()
         return error.exit_code

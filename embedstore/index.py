@@ -15,7 +15,6 @@ class ExactIndex:
     def __init__(self, unit: Floats) -> None:
         import faiss
 
-        self.faiss = faiss
         self.index = faiss.IndexFlatIP(unit.shape[1])
         self.index.add(np.ascontiguousarray(unit, dtype=np.float32))
 
@@ -44,16 +43,20 @@ class ExactIndex:
         Raises
         ------
         DataError
-            There are fewer than `k` rows to choose from.
+            There are fewer than `k` rows to choose from, or vectors hold NaN.
         """
+        import faiss
+
         excluded = np.unique(without) if without is not None else np.empty(0, dtype=np.int64)
         left = len(self) - len(excluded)
         if not 1 <= k <= left:
             raise DataError(f"k is {k}; there are {left} vectors to choose from")
         parameters = None
         if len(excluded):
-            selector = self.faiss.IDSelectorBatch(excluded.astype(np.int64))
-            parameters = self.faiss.SearchParameters(sel=self.faiss.IDSelectorNot(selector))
+            selector = faiss.IDSelectorBatch(excluded.astype(np.int64))
+            parameters = faiss.SearchParameters(sel=faiss.IDSelectorNot(selector))
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         cosines, rows = self.index.search(queries, k, params=parameters)
-        return cosines, rows
+        if (rows < 0).any():  # what FAISS answers where a cosine is not a number
+            raise DataError("vectors hold NaN or infinity; they have no neighbours")
+        return np.clip(cosines, -1, 1), rows

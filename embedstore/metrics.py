@@ -42,29 +42,31 @@ def confusion(
     return (weights @ onehot).reshape(-1, classes, classes)
 
 
+def _ratio(top: NDArray[np.float64], bottom: NDArray[Any]) -> NDArray[np.float64]:
+    """Divide; NaN where `bottom` is 0."""
+    return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average each row of (b, k) over what is not NaN; NaN where all is."""
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1))
+
+
 def accuracy(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """(b,) share of right answers."""
-    right: NDArray[np.float64] = np.trace(counts, axis1=1, axis2=2) / counts.sum(axis=(1, 2))
-    return right
+    return _ratio(np.trace(counts, axis1=1, axis2=2), counts.sum(axis=(1, 2)))
 
 
 def balanced_accuracy(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """(b,) mean recall over the classes present."""
-    rows = counts.sum(axis=2)
-    recall = np.divide(
-        np.diagonal(counts, axis1=1, axis2=2), rows, out=np.full_like(rows, np.nan), where=rows > 0
-    )
-    mean: NDArray[np.float64] = np.nanmean(recall, axis=1)
-    return mean
+    return _mean(_ratio(np.diagonal(counts, axis1=1, axis2=2), counts.sum(axis=2)))
 
 
 def macro_f1(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """(b,) mean F1 over the classes; a class never answered and never true is left out."""
     hits = np.diagonal(counts, axis1=1, axis2=2)
-    total = counts.sum(axis=1) + counts.sum(axis=2)
-    f1 = np.divide(2 * hits, total, out=np.full_like(total, np.nan), where=total > 0)
-    mean: NDArray[np.float64] = np.nanmean(f1, axis=1)
-    return mean
+    return _mean(_ratio(2 * hits, counts.sum(axis=1) + counts.sum(axis=2)))
 
 
 def quadratic_kappa(counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -72,10 +74,11 @@ def quadratic_kappa(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     k = counts.shape[1]
     cost = (np.arange(k)[:, None] - np.arange(k)[None]) ** 2.0
     n = counts.sum(axis=(1, 2))
-    chance = counts.sum(axis=2)[:, :, None] * counts.sum(axis=1)[:, None] / n[:, None, None]
-    seen, expected = (counts * cost).sum(axis=(1, 2)), (chance * cost).sum(axis=(1, 2))
+    chance = counts.sum(axis=2)[:, :, None] * counts.sum(axis=1)[:, None]
+    seen, expected = n * (counts * cost).sum(axis=(1, 2)), (chance * cost).sum(axis=(1, 2))
     # one class true and answered throughout: no disagreement was possible, by chance or otherwise
-    return 1 - np.divide(seen, expected, out=np.ones_like(seen), where=expected > 0)
+    none = np.where(n > 0, 1.0, np.nan)
+    return 1 - np.divide(seen, expected, out=none, where=expected > 0)
 
 
 def auroc(
@@ -83,16 +86,15 @@ def auroc(
 ) -> NDArray[np.float64]:
     """(b,) macro one-vs-rest area under the ROC curve, ties counted half.
 
-    A class without a case, or with nothing but cases, in a resample is left out of its mean.
+    A class without a case, or with nothing but cases, in a resample is left out of its mean. Of
+    two classes the second is the positive one.
     """
-    per_class = [
+    k = probabilities.shape[1]
+    areas = [
         _binary_auroc(truth == c, probabilities[:, c], weights)
-        for c in range(probabilities.shape[1])
+        for c in range(1 if k == 2 else 0, k)
     ]
-    areas = np.stack(per_class)
-    counted = np.isfinite(areas).sum(axis=0)
-    total = np.nansum(areas, axis=0)
-    return np.divide(total, counted, out=np.full_like(total, np.nan), where=counted > 0)
+    return _mean(np.stack(areas, axis=1))
 
 
 def _binary_auroc(
@@ -108,10 +110,7 @@ def _binary_auroc(
         down = np.add.reduceat(w * ~positive[order], ties, axis=1)
         below = np.cumsum(down, axis=1) - down / 2
         pairs = up.sum(axis=1) * down.sum(axis=1)
-        won = (up * below).sum(axis=1)
-        out[start : start + step] = np.divide(
-            won, pairs, out=np.full_like(won, np.nan), where=pairs > 0
-        )
+        out[start : start + step] = _ratio((up * below).sum(axis=1), pairs)
     return out
 
 

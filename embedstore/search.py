@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embedstore.errors import UsageError
 from embedstore.index import ExactIndex
+from embedstore.splits import linked
 from embedstore.types import Embeddings
 
 
@@ -28,8 +28,8 @@ def neighbours(
 ) -> list[Neighbour]:
     """Return the `k` images most like `sample_id`, most alike first.
 
-    The image itself never counts, nor, unless `same_patient`, any other image of its patient or
-    with the same bytes.
+    The image itself never counts, nor, unless `same_patient`, any image that a split would keep
+    with it: of its patient, of its exam or with the same bytes, and so on in chains.
 
     Raises
     ------
@@ -46,19 +46,13 @@ def neighbours(
         )
     query = int(found[0])
     unit = embeddings.unit()
-    out = np.array([query]) if same_patient else _same_patient(embeddings, query)
+    sets = np.arange(len(embeddings)) if same_patient else linked(embeddings)
+    out = np.flatnonzero(sets == sets[query])
     cosines, rows = ExactIndex(unit).search(unit[query : query + 1], k, without=out)
     return [
         _neighbour(embeddings, rank, int(row), float(cosine))
         for rank, (row, cosine) in enumerate(zip(rows[0], cosines[0], strict=True), 1)
     ]
-
-
-def _same_patient(embeddings: Embeddings, row: int) -> NDArray[np.intp]:
-    same = (embeddings.digests == embeddings.digests[row]).all(axis=1)
-    if embeddings.groups[row]:
-        same |= embeddings.groups == embeddings.groups[row]
-    return np.flatnonzero(same)
 
 
 def _neighbour(embeddings: Embeddings, rank: int, row: int, cosine: float) -> Neighbour:

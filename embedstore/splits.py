@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from fractions import Fraction
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,43 +39,80 @@ def linked(embeddings: Embeddings) -> NDArray[np.intp]:
 
 
 def kfold(embeddings: Embeddings, labels: NDArray[np.str_], folds: int, seed: int) -> Split:
-    """Stratified k-fold that keeps linked images together.
+    """Stratified k-fold that keeps linked images together, whatever the order of the rows.
 
     Parameters
     ----------
     labels
         (n,) str, none empty.
     folds
-        Between 2 and the number of linked sets.
+        From 2 up to the number of linked sets and of images of the commonest class.
 
     Raises
     ------
     DataError
         There are too few patients, or a class has fewer than two.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     groups = linked(embeddings)
     check_classes(labels, groups)
-    sets = len(np.unique(groups))
-    if not 2 <= folds <= sets:
-        raise DataError(f"{folds} folds of {sets} patients; give 2 to {sets} folds")
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    fold = np.empty(len(labels), dtype=np.intp)
-    for k, (_, test) in enumerate(splitter.split(np.zeros((len(labels), 1)), labels, groups)):
-        fold[test] = k
+    most = _most_folds(labels, groups)
+    if not 2 <= folds <= most:
+        raise DataError(f"{folds} folds of {len(np.unique(groups))} patients; give 2 to {most}")
+    fold = _stratified(embeddings.ids, labels, groups, folds, seed)
     split = Split(f"{folds}-fold by patient", embeddings.ids, fold, seed)
     _check_sides(split, labels)
     return split
 
 
 def holdout(embeddings: Embeddings, labels: NDArray[np.str_], share: float, seed: int) -> Split:
-    """Stratified train/test split with about `share` of the images on the test side."""
+    """Stratified train/test split with about `share` of the images on the test side.
+
+    Raises
+    ------
+    DataError
+        As for `kfold`, and where a class would not be tested.
+    """
     if not 0 < share <= 0.5:
         raise DataError(f"a test share of {share}; give more than 0 and at most 0.5")
-    folds = kfold(embeddings, labels, round(1 / share), seed)
-    fold = np.where(folds.fold == 0, 0, -1).astype(np.intp)
-    return Split(f"holdout of {share:.0%} by patient", embeddings.ids, fold, seed)
+    groups = linked(embeddings)
+    check_classes(labels, groups)
+    most = _most_folds(labels, groups)
+    part = Fraction(share).limit_denominator(min(most, max(10, round(1 / share))))
+    if not part:
+        raise DataError(f"a test share of {share} is too small for {len(labels)} images")
+    fold = _stratified(embeddings.ids, labels, groups, part.denominator, seed)
+    tested = np.where(fold < part.numerator, 0, -1).astype(np.intp)
+    split = Split(f"holdout of {share:.0%} by patient", embeddings.ids, tested, seed)
+    _check_sides(split, labels)
+    if missing := set(labels.tolist()) - set(labels[tested == 0].tolist()):
+        raise DataError(
+            f"class {min(missing)!r} would not be tested; use folds, a larger test share or "
+            f"another seed"
+        )
+    return split
+
+
+def _most_folds(labels: NDArray[np.str_], groups: NDArray[np.intp]) -> int:
+    commonest = int(np.unique(labels, return_counts=True)[1].max())
+    return min(len(np.unique(groups)), commonest)
+
+
+def _stratified(
+    ids: NDArray[np.str_], labels: NDArray[np.str_], groups: NDArray[np.intp], folds: int, seed: int
+) -> NDArray[np.intp]:
+    """(n,) fold of each image, the same for the same ids in any order."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    order = np.argsort(ids)
+    _, first, number = np.unique(groups[order], return_index=True, return_inverse=True)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    fold = np.empty(len(ids), dtype=np.intp)
+    with warnings.catch_warnings():
+        # a class rarer than the folds is absent from some test sides, which is no harm
+        warnings.filterwarnings("ignore", message="The least populated class")
+        for k, (_, test) in enumerate(splitter.split(order, labels[order], first[number])):
+            fold[order[test]] = k
+    return fold
 
 
 def check_classes(labels: NDArray[np.str_], groups: NDArray[np.intp]) -> None:
@@ -95,6 +135,6 @@ def _check_sides(split: Split, labels: NDArray[np.str_]) -> None:
     for k, (train, _) in enumerate(split):
         if missing := classes - set(labels[train].tolist()):
             raise DataError(
-                f"fold {k} would train without class {sorted(missing)[0]!r}; use fewer folds or "
+                f"fold {k} would train without class {min(missing)!r}; use fewer folds or "
                 f"another seed"
             )

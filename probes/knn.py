@@ -6,6 +6,7 @@ neighbour votes with exp(cosine / temperature).
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,10 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Keep (n, d) vectors, made unit length, and (n,) labels."""
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
+        if not (isinstance(self.n_neighbors, Integral) and self.n_neighbors >= 1):
+            raise ValueError(f"n_neighbors is {self.n_neighbors!r}; give a whole number from 1 up")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature!r}; give more than 0")
         self.classes_, self.codes_ = np.unique(y, return_inverse=True)
         self.index_ = ExactIndex(unit_rows(X))
         return self

@@ -1,0 +1,38 @@
+# make demo: the main job on synthetic mammograms, nothing downloaded but packages
+# make test: the suite        make check: what .ci/run runs: lint, types, suite
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo
+
+.PHONY: demo test check lint clean
+
+demo: .venv/installed
+	$(BIN)/embedstore phantoms $(DEMO)/films --patients 60 --size 384
+	$(BIN)/embedstore extract $(DEMO)/films/manifest.csv --store $(DEMO)/films.zarr \
+		--backbone statistics --backbone convnext_tiny@random
+	$(BIN)/embedstore info $(DEMO)/films.zarr
+	$(BIN)/embedstore search $(DEMO)/films.zarr --id p0000_L_MLO --backbone statistics -k 5
+	$(BIN)/embedstore probe $(DEMO)/films.zarr --label density --head logistic --head knn
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv $(DEMO) build dist *.egg-info

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from embedstore.backbones import load_backbone
+from embedstore.errors import ImageError, ManifestError
+from embedstore.extract import Plan, Summary, extract
+from embedstore.images.recipe import RECIPES
+from embedstore.manifest import read_manifest
+from embedstore.store import Store
+from embedstore.types import Backbone, Recipe, Sample, Spec
+
+PLAN = Plan("cpu", "float32", 4, 0)
+
+
+class Sums:
+    """A backbone whose vectors are known: the sum and the maximum of each channel."""
+
+    def __init__(self, recipe: Recipe, poison: float | None = None) -> None:
+        self.spec = Spec("sums", f"{poison}", recipe, "pooled", 6)
+        self.poison = poison
+
+    def encode_image(self, batch: torch.Tensor) -> torch.Tensor:
+        vectors = torch.cat([batch.sum((2, 3)), batch.amax((2, 3))], dim=1)
+        if self.poison is not None:
+            vectors[vectors[:, 3] > self.poison] = torch.nan
+        return vectors
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        raise AssertionError(texts)
+
+
+def plain(size: int = 32) -> Recipe:
+    return replace(RECIPES["plain"], size=(size, size))
+
+
+def run(
+    manifest: Path, store: Path, *backbones: Backbone, plan: Plan = PLAN, **how: bool
+) -> Summary:
+    return extract(read_manifest(manifest).samples, store, backbones, plan, **how)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_vectors_equal_timms_own_on_the_same_files(
+    films: Path, tmp_path: Path, workers: int
+) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_convnext", num_classes=5).eval()
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    backbone = load_backbone(f"timm:test_convnext@{tmp_path / 'w.safetensors'}", RECIPES["plain"])
+    run(films, tmp_path / "s.zarr", backbone, plan=Plan("cpu", "float32", 5, workers))
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    table = pl.read_csv(films)
+    images = [Image.open(films.parent / n).convert("RGB") for n in table["image"]]
+    with torch.inference_mode():
+        batch = torch.stack([transform(i) for i in images])
+        expected = model.forward_head(model.forward_features(batch), pre_logits=True).numpy()
+    read = Store.open(tmp_path / "s.zarr").read(backbone.spec)
+    np.testing.assert_allclose(read.vectors, expected, atol=1e-5, rtol=0)
+    assert read.ids.tolist() == [Path(n).stem for n in table["image"]]
+    assert read.columns["tissue"].tolist() == table["tissue"].to_list()
+    for name, digest in zip(table["image"], read.digests, strict=True):
+        data = (films.parent / name).read_bytes()
+        assert digest.tobytes() == hashlib.sha256(data).digest()[:16]
+
+
+def test_a_second_run_writes_nothing(films: Path, tmp_path: Path) -> None:
+    backbone = Sums(plain())
+    run(films, tmp_path / "s.zarr", backbone)
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "s.zarr").rglob("c/*")}
+    summary = run(films, tmp_path / "s.zarr", backbone)
+    assert summary.written == {backbone.spec.key: 0}
+    assert summary.already == {backbone.spec.key: 12}
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "s.zarr").rglob("c/*")} == files
+
+
+def test_only_new_images_are_embedded(films: Path, tmp_path: Path) -> None:
+    table = pl.read_csv(films)
+    backbone, root = Sums(plain()), films.parent
+    first = read_manifest(table[:5], root=root).samples
+    extract(first, tmp_path / "s.zarr", [backbone], PLAN)
+    summary = extract(
+        read_manifest(table, root=root).samples, tmp_path / "s.zarr", [backbone], PLAN
+    )
+    assert summary.written == {backbone.spec.key: 7}
+    assert len(Store.open(tmp_path / "s.zarr").read(backbone.spec)) == 12
+
+
+def test_a_second_backbone_joins_the_same_table(films: Path, tmp_path: Path) -> None:
+    one, two = Sums(plain(32)), Sums(plain(16))
+    run(films, tmp_path / "s.zarr", one)
+    summary = run(films, tmp_path / "s.zarr", one, two)
+    assert summary.written == {one.spec.key: 0, two.spec.key: 12}
+    assert len(Store.open(tmp_path / "s.zarr")) == 12
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_file_is_recorded_and_the_rest_goes_on(
+    films: Path, tmp_path: Path, workers: int
+) -> None:
+    whole = (films.parent / "film03.png").read_bytes()
+    (films.parent / "film03.png").write_bytes(whole[: len(whole) // 2])
+    (films.parent / "film05.png").write_text("not an image")
+    (films.parent / "film07.png").write_bytes(b"")
+    backbone = Sums(plain())
+    summary = run(films, tmp_path / "s.zarr", backbone, plan=Plan("cpu", "float32", 4, workers))
+    store = Store.open(tmp_path / "s.zarr")
+    assert [(f.id, f.stage) for f in store.failures()] == [
+        ("film03", "decode"),
+        ("film05", "decode"),
+        ("film07", "read"),
+    ]
+    assert len(summary.failures) == 3
+    kept = [i for i in store.column("id").tolist() if i not in {"film03", "film05", "film07"}]
+    assert store.read(backbone.spec).ids.tolist() == kept
+
+
+def test_a_failure_is_tried_again_only_on_wish(films: Path, tmp_path: Path) -> None:
+    whole = (films.parent / "film03.png").read_bytes()
+    (films.parent / "film03.png").write_bytes(whole[:50])
+    backbone = Sums(plain())
+    run(films, tmp_path / "s.zarr", backbone)
+    (films.parent / "film03.png").write_bytes(whole)
+    assert run(films, tmp_path / "s.zarr", backbone).written[backbone.spec.key] == 0
+    assert run(films, tmp_path / "s.zarr", backbone, retry=True).written[backbone.spec.key] == 1
+    store = Store.open(tmp_path / "s.zarr")
+    assert store.failures() == []
+    assert store.read(backbone.spec).ids.tolist() == store.column("id").tolist()
+
+
+def test_strict_stops_and_keeps_what_came_before(films: Path, tmp_path: Path) -> None:
+    (films.parent / "film09.png").write_text("not an image")
+    backbone = Sums(plain())
+    with pytest.raises(ImageError, match=r"film09\.png"):
+        run(films, tmp_path / "s.zarr", backbone, strict=True)
+    assert len(Store.open(tmp_path / "s.zarr").read(backbone.spec)) == 8
+
+
+def test_a_vector_that_is_not_finite_becomes_a_failure(films: Path, tmp_path: Path) -> None:
+    backbone = Sums(plain(), poison=0.7)
+    run(films, tmp_path / "s.zarr", backbone)
+    store = Store.open(tmp_path / "s.zarr")
+    read = store.read(backbone.spec)
+    assert {f.stage for f in store.failures()} == {"encode"}
+    assert 0 < len(read) < 12
+    assert len(read) + len(store.failures()) == 12
+    assert np.isfinite(read.vectors).all()
+
+
+def test_an_image_wide_as_a_wall_is_embedded(tmp_path: Path) -> None:
+    wide = np.tile(np.arange(256, dtype=np.uint8), (500, 80))[:, :20_000]
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    backbone = load_backbone("statistics")
+    sample = Sample("wide", tmp_path / "wide.png")
+    extract([sample], tmp_path / "s.zarr", [backbone], PLAN)
+    assert len(Store.open(tmp_path / "s.zarr").read(backbone.spec)) == 1
+
+
+@pytest.mark.parametrize("column", ["tissue", "patient"])
+def test_a_manifest_that_contradicts_the_store_is_refused(
+    films: Path, tmp_path: Path, column: str
+) -> None:
+    run(films, tmp_path / "s.zarr", Sums(plain()))
+    table = pl.read_csv(films).with_columns(pl.lit("other").alias(column))
+    with pytest.raises(ManifestError, match="'other' in the manifest"):
+        extract(read_manifest(table, root=films.parent).samples, tmp_path / "s.zarr", [], PLAN)
+
+
+def test_bfloat16_stays_close_to_float32(films: Path, tmp_path: Path) -> None:
+    backbone = load_backbone("timm:test_convnext@random")
+    vectors = []
+    for precision in ("float32", "bfloat16"):
+        path = tmp_path / f"{precision}.zarr"
+        run(films, path, backbone, plan=Plan("cpu", precision, 4, 0))  # type: ignore[arg-type]
+        vectors.append(Store.open(path).read(backbone.spec).unit())
+    assert ((vectors[0] * vectors[1]).sum(1) > 0.999).all()
+
+
+def test_provenance_names_what_made_the_vectors(films: Path, tmp_path: Path) -> None:
+    backbone = Sums(plain())
+    run(films, tmp_path / "s.zarr", backbone)
+    made = Store.open(tmp_path / "s.zarr").provenance[backbone.spec.key]
+    assert made["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert (made["device"], made["precision"]) == ("cpu", "float32")
+
+
+SLOW = """
+import sys, time
+sys.path.insert(0, {tests!r})
+import test_extract as t
+from embedstore.cli import _run
+import embedstore.backbones
+class Slow(t.Sums):
+    def encode_image(self, batch):
+        time.sleep(0.3)
+        print("batch", flush=True)
+        return super().encode_image(batch)
+embedstore.backbones.load_backbone = lambda *a: Slow(t.plain())
+sys.exit(_run({arguments!r}, False))
+"""
+
+
+def test_ctrl_c_commits_and_says_how_to_go_on(films: Path, tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    arguments = ["extract", str(films), "--store", str(store), "--backbone", "slow"]
+    arguments += ["--batch-size", "2", "--workers", "2"]
+    code = SLOW.format(tests=str(Path(__file__).parent), arguments=arguments)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    for _ in range(2):
+        child.stdout.readline()
+    began = time.monotonic()
+    os.killpg(child.pid, signal.SIGINT)
+    _, complaint = child.communicate(timeout=30)
+    assert time.monotonic() - began < 5
+    assert child.returncode == 130
+    assert "run the same command again" in complaint
+    assert "Traceback" not in complaint
+    spec = Sums(plain()).spec
+    assert 2 <= len(Store.open(store).read(spec)) <= 8
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert len(Store.open(store).read(spec)) == 12
