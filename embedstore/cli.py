@@ -26,8 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-out = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 110)
-err = Console(stderr=True, soft_wrap=True)
+out = Console(width=None if sys.stdout.isatty() else 110, emoji=False)
+err = Console(stderr=True, emoji=False)
 
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -83,8 +83,8 @@ def extract(
     ] = "hash",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16.")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="0: chosen by the device.")] = 0,
-    workers: Annotated[int, typer.Option(help="Reader processes; -1: chosen.")] = -1,
+    batch_size: Annotated[int, typer.Option(help="0: chosen by the device.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Reader processes; -1: chosen.", min=-1)] = -1,
     strict: Annotated[bool, typer.Option(help="Stop at the first unusable image.")] = False,
     retry_failures: Annotated[bool, typer.Option(help="Try failed images again.")] = False,
 ) -> None:
@@ -99,16 +99,17 @@ def extract(
     _one_of("--patient-ids", patient_ids, ("hash", "keep"))
     if not backbone:
         raise UsageError("give at least one --backbone: statistics, biomedclip, convnext_tiny, …")
-    table = read_manifest(manifest, _pairs(column or []), label or None, root)
-    _tell_manifest(table)
+    _check_store(store)
     chosen = _recipe(recipe, resize)
-    device = extraction.choose_device(device)
+    device = _device(device)
+    table = read_manifest(manifest, _pairs(column or []), label or None, root)
     loaded = [load_backbone(name, chosen, pooling, device) for name in dict.fromkeys(backbone)]
+    _tell_manifest(table)
     samples = list(table.samples)
     if patient_ids == "hash":
         samples = pseudonymise(samples, store)
     plan = extraction.choose(device, precision, batch_size, workers, len(samples))
-    err.print(f"running on {plan}", highlight=False)
+    _say(err, f"running on {plan}")
     with progress(err, "extracting") as show:
         summary = extraction.extract(
             samples, store, loaded, plan, strict, retry_failures, on_progress=show
@@ -116,14 +117,13 @@ def extract(
     for b in loaded:
         key = b.spec.key
         failed = sum(f.spec == key for f in summary.failures)
-        out.print(
+        _say(
+            out,
             f"{b.spec.backbone} ({key}): {summary.written[key]} new, "
             f"{summary.already[key]} already there, {failed} failed",
-            highlight=False,
-            markup=False,
         )
     _tell_failures(summary.failures)
-    out.print(f"{store}: {summary.samples} samples, {summary.seconds:.1f} s", highlight=False)
+    _say(out, f"{store}: {summary.samples} samples, {summary.seconds:.1f} s")
 
 
 @app.command()
@@ -134,12 +134,12 @@ def probe(
     backbone: Annotated[
         list[str] | None, typer.Option(help="Name or key in the store; by default all.")
     ] = None,
-    folds: Annotated[int, typer.Option(help="Folds, by patient.")] = 5,
+    folds: Annotated[int, typer.Option(help="Folds, by patient.", min=2)] = 5,
     test_share: Annotated[
-        float, typer.Option(help="One holdout of this share instead of folds.")
+        float, typer.Option(help="One holdout of this share instead of folds.", min=0, max=0.5)
     ] = 0.0,
     repeats: Annotated[int, typer.Option(help="Fold seeds to average over.", min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="The first fold seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="The first fold seed.", min=0)] = 0,
     order: Annotated[
         str, typer.Option(help="Classes in clinical order, comma-separated, for quadratic kappa.")
     ] = "",
@@ -153,6 +153,8 @@ def probe(
 
     opened = Store.open(store)
     opened.column(label)
+    if label in {"id", "group"}:
+        raise UsageError(f"--label {label} says who an image is of; there is nothing to predict")
     classes = tuple(c.strip() for c in order.split(",") if c.strip())
     heads = {name: registry.load(registry.PROBES, name) for name in head or ["logistic"]}
     reports = []
@@ -163,11 +165,12 @@ def probe(
                 evaluate(embeddings, label, make, name, folds, test_share, repeats, seed, classes)
             )
     if as_json:
-        print(json.dumps([r.to_dict() for r in reports], indent=2))
+        # a plug-in's parameters may be anything
+        print(json.dumps([r.to_dict() for r in reports], indent=2, default=str))
         return
     out.print(probe_table(reports))
     for note in dict.fromkeys(n for r in reports for n in r.notes):
-        out.print(f"note: {note}", highlight=False)
+        _say(out, f"note: {note}")
 
 
 @app.command()
@@ -186,7 +189,7 @@ def info(store: StorePath, as_json: AsJson = False) -> None:
     if counts:
         out.print(label_table(counts))
     patients = set(opened.column("group").tolist()) - {""}
-    out.print(f"{len(patients)} patients, {len(failures)} failures", highlight=False)
+    _say(out, f"{len(patients)} patients, {len(failures)} failures")
     _tell_failures(failures)
 
 
@@ -227,12 +230,12 @@ def phantoms(
     folder: Annotated[Path, typer.Argument(help="Where to put them.")],
     patients: Annotated[int, typer.Option(help="Four films each.", min=1)] = 40,
     size: Annotated[int, typer.Option(help="Height and width, pixels.", min=64)] = 512,
-    seed: Annotated[int, typer.Option(help="The same seed, the same films.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed, the same films.", min=0)] = 0,
 ) -> None:
     """Write synthetic mammograms and their manifest, for trying embedstore out."""
     from embedstore.phantoms import write
 
-    out.print(str(write(folder, patients, seed, size)), highlight=False)
+    _say(out, str(write(folder, patients, seed, size)))
 
 
 def main() -> None:
@@ -245,40 +248,44 @@ def main() -> None:
 
 
 def _run(arguments: list[str], debug: bool) -> int:
-    import click
-
     try:
-        code = app(arguments, standalone_mode=False) or 0
-        if code == 130:  # typer turns Ctrl-C into this exit code
-            raise KeyboardInterrupt
-        return int(code)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        err.print("stopped; what was committed is kept: run the same command again to go on")
+        code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        _say(err, "stopped; what was committed is kept: run the same command again to go on")
         return 130
-    except EmbedstoreError as error:
-        if debug:
-            raise
-        _tell_error(error)
-        return error.exit_code
     except Exception as error:  # noqa: BLE001 - the one place that guards a user from a traceback
         if debug:
             raise
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        err.print(f"error: {text}; run again with --debug to see where", markup=False)
-        return 1
+        return _tell_error(error)
 
 
-def _tell_error(error: EmbedstoreError) -> None:
-    problems = error.problems if isinstance(error, ManifestError) else ()
-    if len(problems) < 2:
-        err.print(f"error: {error}", markup=False, highlight=False)
-        return
-    err.print(f"error: the manifest has {len(problems)} problems:", markup=False, highlight=False)
-    for problem in problems:
-        err.print(f"  {problem}", markup=False, highlight=False)
+def _tell_error(error: Exception) -> int:
+    """Say in one line what is wrong (of a manifest, a line for each finding); give the exit code."""
+    if isinstance(error, ManifestError) and len(error.problems) > 1:
+        lines = (f"the manifest has {len(error.problems)} problems:", *error.problems)
+        _say(err, "error: " + "\n  ".join(map(_one_line, lines)))
+        return error.exit_code
+    if isinstance(error, EmbedstoreError):
+        _say(err, f"error: {_one_line(str(error))}")
+        return error.exit_code
+    # click's own, known by what they can do: newer typers come with a click of their own
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        if text := _one_line(error.format_message()):  # none after the help
+            _say(err, f"error: {text}")
+        return int(error.exit_code)
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    _say(err, f"error: {text}; run again with --debug to see where")
+    return 1
+
+
+def _say(console: Console, text: str) -> None:
+    """Print plain text as it is: no colours, no markup in a file's name, no wrapping."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -308,12 +315,33 @@ def _recipe(name: str, resize: str) -> Any:
     return chosen
 
 
+def _check_store(store: Path) -> None:
+    """Refuse a path whose key and lock would have no name to go by."""
+    if store.name in {"", ".."}:
+        raise UsageError(f"--store is the path of a store, such as embeddings.zarr; not '{store}'")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    from embedstore.extract import choose_device
+
+    _one_of("--device", name.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
+    device = choose_device(name)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"--device {name} cannot be used here: {reason}") from error
+    return device
+
+
 def _specs(store: Store, names: list[str] | None) -> list[Spec]:
-    if names:
-        return [store.find(name) for name in names]
-    specs = [s for k, s in store.specs.items() if store.rows(f"embeddings/{k}/vectors")]
+    named = [store.find(name) for name in names] if names else store.specs.values()
+    specs = [s for s in dict.fromkeys(named) if store.rows(f"embeddings/{s.key}/vectors")]
     if not specs:
-        raise DataError(f"{store.path}: holds no vectors yet; run `embedstore extract`")
+        which = f" of {', '.join(names)}" if names else ""
+        raise DataError(f"{store.path}: holds no vectors{which} yet; run `embedstore extract`")
     return specs
 
 
@@ -340,18 +368,14 @@ def _info(store: Store, labels: dict[str, dict[str, int]]) -> dict[str, Any]:
 
 def _tell_manifest(table: Manifest) -> None:
     used = ", ".join(f"{role}={name}" for role, name in table.columns.items())
-    err.print(f"{len(table.samples)} images; columns {used or 'none: a folder'}", highlight=False)
-    err.print(f"labels {', '.join(table.labels) or 'none'}", highlight=False, markup=False)
+    _say(err, f"{len(table.samples)} images; columns {used or 'none: a folder'}")
+    _say(err, f"labels {', '.join(table.labels) or 'none'}")
     for note in table.notes:
-        err.print(f"note: {note}", highlight=False, markup=False)
+        _say(err, f"note: {note}")
 
 
 def _tell_failures(failures: list[Any], shown: int = 5) -> None:
     for failure in failures[:shown]:
-        err.print(
-            f"failed: {failure.path}: {failure.stage}: {failure.reason}",
-            highlight=False,
-            markup=False,
-        )
+        _say(err, f"failed: {failure.path}: {failure.stage}: {failure.reason}")
     if len(failures) > shown:
-        err.print(f"… and {len(failures) - shown} more; `embedstore info --json` lists them all")
+        _say(err, f"… and {len(failures) - shown} more; `embedstore info --json` lists them all")

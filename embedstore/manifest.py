@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ USUAL: Mapping[str, tuple[str, ...]] = {
 
 MAX_LABEL_VALUES = 50
 _SHOWN = 5
+_USUAL_NAMES = {name for names in USUAL.values() for name in names}
+_OWN_COLUMNS = {f.name for f in fields(Sample)} - {"labels"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def read_manifest(
         Role to column name for what does not go by a usual name (see `USUAL`).
     labels
         Columns to keep as labels; by default every other column with at most
-        50 distinct values.
+        50 distinct values that does not go by a role's usual name.
     root
         Folder that relative image paths start from; by default the table's own.
     allow_missing
@@ -86,9 +88,13 @@ def read_manifest(
     ManifestError
         With every problem found and the rows it is in.
     """
+    if root is not None and not root.is_dir():
+        raise ManifestError(f"{root}: no such folder for image paths to start from")
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_dir():
+            if columns or set(labels or ()) - {"class"}:
+                raise ManifestError(f"{path}: a folder has no columns; its only label is 'class'")
             return _from_folder(path)
         table, root = _load(path), root or path.parent
     else:
@@ -107,7 +113,8 @@ def _load(path: Path) -> pl.DataFrame:
         if path.suffix.lower() in {".csv", ".tsv", ".txt"}:
             separator = "," if path.suffix.lower() == ".csv" else "\t"
             # as text: "007" is an id, not a number
-            return pl.read_csv(path, separator=separator, infer_schema=False)
+            table = pl.read_csv(path, separator=separator, infer_schema=False)
+            return table.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise ManifestError(f"{path}: cannot be read as a table: {reason}") from error
@@ -119,18 +126,28 @@ def _as_polars(frame: Any) -> pl.DataFrame:
 
     if isinstance(frame, pl.DataFrame):
         return frame
-    if type(frame).__module__.startswith("pandas"):
-        return pl.DataFrame({str(c): frame[c].astype(str).tolist() for c in frame.columns})
+    if type(frame).__module__.startswith("pandas") and hasattr(frame, "columns"):
+        if not frame.columns.is_unique:
+            raise ManifestError("the dataframe has two columns of one name")
+        # cell by cell: as a whole, pandas turns a missing value into the text "nan"
+        return pl.DataFrame(
+            {
+                str(name): [
+                    None if gone else str(v) for v, gone in zip(column, column.isna(), strict=True)
+                ]
+                for name, column in frame.items()
+            }
+        )
     raise ManifestError(f"a manifest is a path, a polars or a pandas dataframe, not {type(frame)}")
 
 
 def _roles(names: list[str], given: Mapping[str, str], findings: _Findings) -> dict[str, str]:
     """Map each role to the column that plays it."""
-    lower = {name.strip().lower(): name for name in names}
+    lower = {name.lower(): name for name in reversed(names)}
     roles = {}
     for role, usual in USUAL.items():
-        match = next((lower[u] for u in usual if u in lower), None)
-        if match is not None and match not in given.values():
+        free = (lower[u] for u in usual if u in lower and lower[u] not in given.values())
+        if match := next(free, None):
             roles[role] = match
     for role, name in given.items():
         if role not in USUAL:
@@ -156,10 +173,11 @@ def _from_table(
     findings = _Findings()
     if table.height == 0:
         raise ManifestError("the manifest has no rows")
+    table = _stripped(table)
     roles = _roles(table.columns, given, findings)
     wanted = _label_columns(table, roles, labels, findings)
     for name in wanted:
-        if "/" in name or name.startswith((".", "__")):
+        if not name or "/" in name or name.startswith((".", "__")) or name == "zarr.json":
             findings.problems.append(f"label column {name!r}: rename it; Zarr forbids such names")
     if findings.problems:
         raise _failure(findings)
@@ -176,8 +194,16 @@ def _from_table(
     return Manifest(samples, roles, tuple(wanted), (*findings.notes, *_patient_note(roles)))
 
 
+def _stripped(table: pl.DataFrame) -> pl.DataFrame:
+    names = [name.strip() for name in table.columns]
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise ManifestError(f"the manifest has two columns called {twice[0]!r}")
+    return table.rename(dict(zip(table.columns, names, strict=True)))
+
+
 def _texts(table: pl.DataFrame, name: str) -> list[str]:
-    return ["" if v is None else str(v).strip() for v in table[name].to_list()]
+    # None is missing, and so is what does not equal itself: NaN
+    return ["" if v is None or v != v else str(v).strip() for v in table[name].to_list()]
 
 
 def _label_columns(
@@ -186,21 +212,41 @@ def _label_columns(
     labels: Iterable[str] | None,
     findings: _Findings,
 ) -> list[str]:
-    rest = [name for name in table.columns if name not in roles.values()]
     if labels is None:
-        few = [name for name in rest if table[name].n_unique() <= MAX_LABEL_VALUES]
-        if left_out := [name for name in rest if name not in few]:
-            findings.notes.append(
-                f"columns with over {MAX_LABEL_VALUES} values left out: {', '.join(left_out)}"
-            )
-        return few
-    labels = list(labels)
-    for name in labels:
+        return _default_labels(table, roles, findings)
+    wanted = []
+    for name in dict.fromkeys(labels):
         if name not in table.columns:
             findings.problems.append(
                 f"no label column {name!r}; there are {', '.join(table.columns)}"
             )
-    return labels
+        elif name in {roles.get("patient"), roles.get("exam")}:
+            findings.problems.append(f"label column {name!r} names the patient or exam: no label")
+        elif name not in _OWN_COLUMNS:
+            wanted.append(name)
+        elif name not in roles.values():
+            findings.problems.append(
+                f"label column {name!r}: rename it; every store has a column of its own called that"
+            )
+    return wanted
+
+
+def _default_labels(
+    table: pl.DataFrame, roles: Mapping[str, str], findings: _Findings
+) -> list[str]:
+    rest = [name for name in table.columns if name and name not in roles.values()]
+    # a second patient or exam column would go into the store as it is, names and all
+    reserved = [name for name in rest if name.lower() in _USUAL_NAMES]
+    many = [
+        name for name in rest if name not in reserved and table[name].n_unique() > MAX_LABEL_VALUES
+    ]
+    if reserved:
+        findings.notes.append(f"columns that name a role left out: {', '.join(reserved)}")
+    if many:
+        findings.notes.append(
+            f"columns with over {MAX_LABEL_VALUES} values left out: {', '.join(many)}"
+        )
+    return [name for name in rest if name not in {*reserved, *many}]
 
 
 def _ids_from_paths(paths: list[str]) -> list[str]:
@@ -214,7 +260,12 @@ def _check_rows(
 ) -> None:
     findings.rows("rows name no image", ((n, "empty") for n, v in enumerate(names, 1) if not v))
     findings.rows(
-        "rows have an empty id", ((n, names[n - 1]) for n, v in enumerate(ids, 1) if not v)
+        "rows have an empty id",
+        (
+            (n, name)
+            for n, (v, name) in enumerate(zip(ids, names, strict=True), 1)
+            if name and not v
+        ),
     )
     counts = Counter(ids)
     findings.rows(
@@ -260,7 +311,10 @@ def _from_folder(folder: Path) -> Manifest:
         Sample(id=i, path=path, labels={"class": p.parts[0] if len(p.parts) > 1 else ""})
         for i, path, p in zip(ids, files, inner, strict=True)
     )
-    return Manifest(tuple(samples), {}, ("class",), _patient_note({}))
+    notes = _patient_note({})
+    if loose := sum(len(p.parts) == 1 for p in inner):
+        notes = (f"label 'class' is empty in {loose} of {len(files)} rows", *notes)
+    return Manifest(tuple(samples), {}, ("class",), notes)
 
 
 def _patient_note(roles: Mapping[str, str]) -> tuple[str, ...]:

@@ -41,6 +41,16 @@ def _hash(key: bytes, value: str) -> str:
     return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:16] if value else ""
 
 
+def _make(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise StoreError(f"{file}: the key cannot be written: {error.strerror}") from error
+    with os.fdopen(handle, "w") as out:
+        out.write(secrets.token_hex(KEY_BYTES) + "\n")
+
+
 def _key(file: Path, fresh: bool) -> bytes:
     if not file.exists():
         if not fresh:
@@ -49,12 +59,11 @@ def _key(file: Path, fresh: bool) -> bytes:
                 f"of a patient would look like another patient's (--patient-ids keep, if the "
                 f"store was made so)"
             )
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as out:
-            out.write(secrets.token_hex(KEY_BYTES) + "\n")
+        _make(file)
     try:
         key = bytes.fromhex(file.read_text().strip())
+    except OSError as error:
+        raise StoreError(f"{file}: the key cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise StoreError(f"{file}: not a key of {KEY_BYTES} bytes in hexadecimal") from error
     if len(key) != KEY_BYTES:

@@ -53,7 +53,8 @@ def fit_to_model(
     """
     how: Literal["bicubic", "bilinear"] = "bilinear" if interpolation == "bilinear" else "bicubic"
     recipe = replace(recipe, size=size, interpolation=how)
-    if recipe.name != "molina2025":
+    # "molina2025+pad" is molina2025 with another resize
+    if recipe.name.partition("+")[0] != "molina2025":
         recipe = replace(recipe, mean=mean, std=std)
     if recipe.name == "plain" and resize:
         recipe = replace(recipe, resize=resize, scale_size=scale_size)
@@ -96,7 +97,7 @@ def frame(recipe: Recipe, pixels: Pixels) -> Pixels:
     mask = mammogram.breast_mask(grey)
     if recipe.crop == "breast":
         box = mammogram.bounding_box(mask)
-        pixels = np.where(_like(mask[box], pixels), pixels[box], pixels.dtype.type(0))
+        pixels = np.where(_like(mask[box], pixels), pixels[box], _black(recipe, pixels))
         mask = mask[box]
     if recipe.flip != "none" and mammogram.chest_wall(mask) != recipe.flip:
         pixels = pixels[:, ::-1]
@@ -109,9 +110,16 @@ def _luminance(pixels: Pixels) -> Pixels:
 
 
 def _turn(pixels: Pixels) -> Pixels:
-    # within the image's own range: a 12-bit film in 16 bits must not jump to the top of the scale
-    turned: Pixels = pixels.max() - pixels + pixels.min()
+    # from the brightest pixel, not the type's largest: the background must come out black whether
+    # a 12-bit film was inverted within 12 or within 16 bits
+    turned: Pixels = pixels.max() - pixels
     return turned
+
+
+def _black(recipe: Recipe, pixels: Pixels) -> int:
+    """Return the grey level that `_scaled` makes 0."""
+    stretched = recipe.scale == "auto" and pixels.dtype == np.uint16
+    return pixels.dtype.type(pixels.min() if stretched else 0)
 
 
 def _like(mask: NDArray[np.bool_], pixels: Pixels) -> NDArray[np.bool_]:
@@ -122,16 +130,23 @@ def _resize(recipe: Recipe, pixels: Pixels) -> Floats:
     """(h, w[, 3]) pixels to (H, W[, 3]) float32 in 0..1."""
     height, width = recipe.size
     h, w = pixels.shape[:2]
-    if recipe.resize == "squash":
-        return _scaled(recipe, pixels, (height, width))
     if recipe.resize == "pad":
         ratio = min(height / h, width / w)
         inner = max(1, min(height, round(h * ratio))), max(1, min(width, round(w * ratio)))
         return _pad(_scaled(recipe, pixels, inner), recipe)
-    short = recipe.scale_size or min(height, width)
-    # torchvision's Resize(int) truncates the longer side and its CenterCrop rounds the offset
-    outer = (short, int(short * w / h)) if h <= w else (int(short * h / w), short)
-    return _centre_crop(_scaled(recipe, pixels, outer), recipe.size)
+    return _centre_crop(_scaled(recipe, pixels, _before_crop(recipe, h, w)), recipe.size)
+
+
+def _before_crop(recipe: Recipe, h: int, w: int) -> tuple[int, int]:
+    """Return the size an (h, w) image is scaled to before the cut, rounded as the libraries do."""
+    short = recipe.scale_size or min(recipe.size)
+    tall, wide = (side * short // min(recipe.size) for side in recipe.size)
+    if recipe.resize == "squash":
+        return tall, wide
+    if tall == wide:  # torchvision's Resize(int)
+        return (short, int(short * w / h)) if h <= w else (int(short * h / w), short)
+    ratio = min(h / tall, w / wide)  # ResizeKeepRatio of timm and open_clip
+    return round(h / ratio), round(w / ratio)
 
 
 def _scaled(recipe: Recipe, pixels: Pixels, size: tuple[int, int]) -> Floats:
@@ -163,6 +178,7 @@ def _pad(image: Floats, recipe: Recipe) -> Floats:
 
 
 def _centre_crop(image: Floats, size: tuple[int, int]) -> Floats:
+    # torchvision's CenterCrop rounds the offset
     top, left = (round((have - want) / 2) for have, want in zip(image.shape[:2], size, strict=True))
     if min(top, left) < 0:
         raise ValueError(f"a crop of {size} does not fit in {image.shape[:2]}")

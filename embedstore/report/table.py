@@ -80,7 +80,7 @@ def label_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
 def neighbour_table(query: str, found: Sequence[Neighbour], labels: Sequence[str]) -> Table:
     """One row for each neighbour, with its labels."""
     table = Table(title=f"most like {escape(query)}")
-    for column in ("rank", "id", "cosine", "patient", "view", *labels):
+    for column in ("rank", "id", "cosine", "patient", "view", *map(escape, labels)):
         table.add_column(column)
     for n in found:
         side = f"{n.columns['laterality']} {n.columns['view']}".strip()

@@ -1,0 +1,62 @@
+"""What the documents say is what happens."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestCentroid
+
+from embedstore.types import BackboneRequest, Recipe
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
+
+
+def test_the_documented_commands_are_the_real_ones() -> None:
+    command = [sys.executable, "-m", "typer", "embedstore.cli", "utils", "docs"]
+    run = subprocess.run(
+        [*command, "--name", "embedstore"], capture_output=True, text=True, check=True
+    )
+    assert (ROOT / "docs" / "cli.md").read_text() == run.stdout
+
+
+def test_the_guides_head_answers_as_scikit_learns() -> None:
+    names: dict[str, type] = {}
+    exec(blocks("CONTRIBUTING.md")[0], names)
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((60, 4)), rng.choice(["a", "b", "c"], 60)
+    head = names["NearestMean"]().fit(X, y)
+    np.testing.assert_array_equal(head.predict(X), NearestCentroid().fit(X, y).predict(X))
+    np.testing.assert_allclose(head.predict_proba(X).sum(1), 1)
+
+
+def test_the_guides_backbone_is_a_backbone() -> None:
+    names: dict[str, object] = {}
+    exec(blocks("CONTRIBUTING.md")[1], names)
+    backbone = names["load"](BackboneRequest("mine", recipe=Recipe()))  # type: ignore[operator]
+    batch = torch.rand(2, 3, *backbone.spec.recipe.size)
+    np.testing.assert_allclose(backbone.encode_image(batch), batch.numpy().mean((2, 3)), atol=1e-5)
+    assert backbone.spec.dim == 3
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/store.md"])
+def test_every_link_leads_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target:
+            assert (ROOT / document).parent.joinpath(target).exists(), target
+
+
+def test_every_option_of_the_readme_exists() -> None:
+    known = (ROOT / "docs" / "cli.md").read_text()
+    for option in set(re.findall(r"`(--[a-z-]+)", (ROOT / "README.md").read_text())):
+        assert option in known, option
