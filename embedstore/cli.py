@@ -8,17 +8,18 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 
+from embedstore import cli_backbones
 from embedstore.errors import DataError, EmbedstoreError, ManifestError, UsageError
 
 if TYPE_CHECKING:
     from embedstore.manifest import Manifest
     from embedstore.store import Store
-    from embedstore.types import Spec
+    from embedstore.types import Recipe, Resize, Spec
 
 app = typer.Typer(
     help="Frozen embeddings of medical images in plain Zarr, and honest probes on them.",
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(cli_backbones.app, name="backbones")
 out = Console(width=None if sys.stdout.isatty() else 110, emoji=False)
 err = Console(stderr=True, emoji=False)
 
@@ -261,7 +263,7 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 
 def _tell_error(error: Exception) -> int:
-    """Say in one line what is wrong (of a manifest, a line for each finding); give the exit code."""
+    """Say what is wrong: one line, of a manifest one a finding; return the exit code."""
     if isinstance(error, ManifestError) and len(error.problems) > 1:
         lines = (f"the manifest has {len(error.problems)} problems:", *error.problems)
         _say(err, "error: " + "\n  ".join(map(_one_line, lines)))
@@ -303,16 +305,16 @@ def _pairs(values: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _recipe(name: str, resize: str) -> Any:
+def _recipe(name: str, resize: str) -> Recipe:
     from dataclasses import replace
 
     from embedstore.images.recipe import named
 
     chosen = named(name)
-    if resize:
-        _one_of("--resize", resize, ("pad", "squash", "centre-crop"))
-        chosen = replace(chosen, resize=resize, name=f"{name}+{resize}")
-    return chosen
+    if not resize:
+        return chosen
+    _one_of("--resize", resize, ("pad", "squash", "centre-crop"))
+    return replace(chosen, resize=cast("Resize", resize), name=f"{name}+{resize}")
 
 
 def _check_store(store: Path) -> None:

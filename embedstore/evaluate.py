@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import DataError
-from embedstore.metrics import RESAMPLES, floors, patient_weights, resampled, scores
+from embedstore.errors import DataError, UsageError
+from embedstore.metrics import (
+    RESAMPLES,
+    confusion,
+    floors,
+    patient_weights,
+    resampled,
+    scores,
+)
 from embedstore.splits import holdout, kfold, linked
-from embedstore.types import Embeddings, Floats, Report, Split
+from embedstore.types import Embeddings, Floats, Report, Score, Split
+
+Answers = tuple[NDArray[np.float64], NDArray[np.intp]]
+"""Of each image (n, k) probabilities, and (n,) the commonest class of what the head learnt from."""
 
 
 def labelled(embeddings: Embeddings, label: str) -> tuple[Embeddings, NDArray[np.str_], int]:
     """Leave out the images whose label is unknown; also return the labels and how many left."""
+    if label not in embeddings.columns:
+        raise UsageError(f"no column {label!r}; there are {', '.join(embeddings.columns)}")
     values = embeddings.columns[label]
     known = values != ""
     if not known.any():
@@ -36,17 +49,25 @@ def order_of(labels: NDArray[np.str_], order: tuple[str, ...] = ()) -> tuple[str
     Raises
     ------
     DataError
-        `order` leaves a class out.
+        `order` leaves a class out or names one twice.
     """
     found = {str(v) for v in np.unique(labels)}
     if order:
         if missing := found - set(order):
             raise DataError(f"the class order leaves out {', '.join(sorted(missing))}")
+        if len(set(order)) < len(order):
+            raise DataError(f"the class order names a class twice: {', '.join(order)}")
         return tuple(c for c in order if c in found)
+    if _numeric(found):
+        return tuple(sorted(found, key=lambda v: (float(v), v)))
+    return tuple(sorted(found))
+
+
+def _numeric(names: Iterable[str]) -> bool:
     try:
-        return tuple(sorted(found, key=float))
+        return all(math.isfinite(float(v)) for v in names)
     except ValueError:
-        return tuple(sorted(found))
+        return False
 
 
 def evaluate(
@@ -84,25 +105,10 @@ def evaluate(
     kept, labels, left_out = labelled(embeddings, label)
     classes = order_of(labels, order)
     truth = np.array([classes.index(v) for v in labels.tolist()], dtype=np.intp)
-    splits = [
-        holdout(kept, labels, test_share, seed + r)
-        if test_share
-        else kfold(kept, labels, folds, seed + r)
-        for r in range(repeats)
-    ]
-    groups = linked(kept)
+    splits = _splits(kept, labels, folds, test_share, repeats, seed)
     runs = [_run(kept, truth, len(classes), split, make_probe) for split in splits]
-    draws, lows = [], []
-    for split, (probabilities, majority) in zip(splits, runs, strict=True):
-        tested = split.fold >= 0
-        # one seed: with k-fold every repeat tests all images, and so draws the same patients
-        weights = patient_weights(groups[tested], RESAMPLES, seed)
-        draws.append(resampled(truth[tested], probabilities[tested], weights))
-        lows.append(floors(truth[tested], majority[tested], len(classes)))
+    groups = linked(kept)
     tested = splits[0].fold >= 0
-    answers = runs[0][0].argmax(axis=1)
-    counts = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(counts, (truth[tested], answers[tested]), 1)
     probe = make_probe()
     return Report(
         probe=name,
@@ -112,14 +118,56 @@ def evaluate(
         classes=classes,
         split=f"{splits[0].method}, {repeats} seeds" if repeats > 1 else splits[0].method,
         split_fingerprint=splits[0].fingerprint,
-        metrics=scores(draws, {m: float(np.mean([f[m] for f in lows])) for m in lows[0]}),
-        confusion=tuple(tuple(int(v) for v in row) for row in counts),
+        metrics=_metrics(truth, groups, splits, runs, seed),
+        confusion=_confusion(truth[tested], runs[0][0][tested]),
         n_train=int(np.mean([len(train) for train, _ in splits[0]])),
         n_test=int(tested.sum()),
         n_patients=len(np.unique(groups[tested])),
         seconds=time.monotonic() - began,
-        notes=_notes(kept, left_out, label),
+        notes=_notes(kept, left_out, label) + _order_note(classes, order),
     )
+
+
+def _splits(
+    embeddings: Embeddings,
+    labels: NDArray[np.str_],
+    folds: int,
+    test_share: float,
+    repeats: int,
+    seed: int,
+) -> list[Split]:
+    if repeats < 1:
+        raise UsageError(f"{repeats} repeats; give at least 1")
+    seeds = range(seed, seed + repeats)
+    if test_share:
+        return [holdout(embeddings, labels, test_share, s) for s in seeds]
+    return [kfold(embeddings, labels, folds, s) for s in seeds]
+
+
+def _metrics(
+    truth: NDArray[np.intp],
+    groups: NDArray[np.intp],
+    splits: Sequence[Split],
+    runs: Sequence[Answers],
+    seed: int,
+) -> dict[str, Score]:
+    """Score every repeat on the same drawn patients, so that their mean keeps its true spread."""
+    ever = np.any([split.fold >= 0 for split in splits], axis=0)
+    weights = patient_weights(groups[ever], RESAMPLES, seed)
+    draws, lows = [], []
+    for split, (probabilities, majority) in zip(splits, runs, strict=True):
+        tested = split.fold >= 0
+        draws.append(resampled(truth[tested], probabilities[tested], weights[:, tested[ever]]))
+        lows.append(floors(truth[tested], majority[tested], probabilities.shape[1]))
+    return scores(draws, {m: float(np.mean([f[m] for f in lows])) for m in lows[0]})
+
+
+def _confusion(
+    truth: NDArray[np.intp], probabilities: NDArray[np.float64]
+) -> tuple[tuple[int, ...], ...]:
+    every = np.ones((1, len(truth)))
+    counts = confusion(truth, probabilities.argmax(axis=1), probabilities.shape[1], every)
+    return tuple(tuple(int(v) for v in row) for row in counts[0])
 
 
 def _run(
@@ -128,9 +176,8 @@ def _run(
     classes: int,
     split: Split,
     make_probe: Callable[[], Any],
-) -> tuple[Floats, NDArray[np.intp]]:
-    """Return (n, k) probabilities from the fold that tested each image, and the majority there."""
-    probabilities = np.zeros((len(truth), classes), dtype=np.float32)
+) -> Answers:
+    probabilities = np.zeros((len(truth), classes))
     majority = np.zeros(len(truth), dtype=np.intp)
     vectors = np.asarray(embeddings.vectors, dtype=np.float32)
     for train, test in split:
@@ -163,3 +210,12 @@ def _notes(embeddings: Embeddings, left_out: int, label: str) -> tuple[str, ...]
     if unknown := int((embeddings.groups == "").sum()):
         notes.append(f"patients unknown for {unknown} images: each counts as a patient of its own")
     return tuple(notes)
+
+
+def _order_note(classes: tuple[str, ...], order: tuple[str, ...]) -> tuple[str, ...]:
+    if order or len(classes) < 3 or _numeric(classes):
+        return ()
+    return (
+        f"quadratic kappa takes the classes in alphabetical order: {', '.join(classes)}; "
+        f"give the clinical order with --order",
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,7 +56,8 @@ class ExactIndex:
         parameters = None
         if len(excluded):
             selector = faiss.IDSelectorBatch(excluded.astype(np.int64))
-            parameters = faiss.SearchParameters(sel=faiss.IDSelectorNot(selector))
+            with_options: Any = faiss.SearchParameters  # whose stubs know no options
+            parameters = with_options(sel=faiss.IDSelectorNot(selector))
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         cosines, rows = self.index.search(queries, k, params=parameters)
         if (rows < 0).any():  # what FAISS answers where a cosine is not a number

@@ -115,7 +115,8 @@ def _load(path: Path) -> pl.DataFrame:
             # as text: "007" is an id, not a number
             table = pl.read_csv(path, separator=separator, infer_schema=False)
             return table.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+    # a damaged Parquet file can make polars panic, which is no Exception
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ManifestError(f"{path}: cannot be read as a table: {reason}") from error
     raise ManifestError(f"{path}: not a manifest; give a .csv, .tsv or .parquet file, or a folder")

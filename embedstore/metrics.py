@@ -44,7 +44,9 @@ def confusion(
 
 def _ratio(top: NDArray[np.float64], bottom: NDArray[Any]) -> NDArray[np.float64]:
     """Divide; NaN where `bottom` is 0."""
-    return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+    shares: NDArray[np.float64] = np.full_like(top, np.nan)
+    np.divide(top, bottom, out=shares, where=bottom > 0)
+    return shares
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -77,8 +79,9 @@ def quadratic_kappa(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     chance = counts.sum(axis=2)[:, :, None] * counts.sum(axis=1)[:, None]
     seen, expected = n * (counts * cost).sum(axis=(1, 2)), (chance * cost).sum(axis=(1, 2))
     # one class true and answered throughout: no disagreement was possible, by chance or otherwise
-    none = np.where(n > 0, 1.0, np.nan)
-    return 1 - np.divide(seen, expected, out=none, where=expected > 0)
+    share: NDArray[np.float64] = np.where(n > 0, 1.0, np.nan)
+    np.divide(seen, expected, out=share, where=expected > 0)
+    return 1 - share
 
 
 def auroc(

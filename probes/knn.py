@@ -6,7 +6,6 @@ neighbour votes with exp(cosine / temperature).
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -36,26 +35,26 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> KNNProbe:
         """Keep (n, d) vectors, made unit length, and (n,) labels."""
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        if not (isinstance(self.n_neighbors, Integral) and self.n_neighbors >= 1):
+        vectors, labels = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(labels)
+        if not (isinstance(self.n_neighbors, int | np.integer) and self.n_neighbors >= 1):
             raise ValueError(f"n_neighbors is {self.n_neighbors!r}; give a whole number from 1 up")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature!r}; give more than 0")
-        self.classes_, self.codes_ = np.unique(y, return_inverse=True)
-        self.index_ = ExactIndex(unit_rows(X))
+        self.classes_, self.codes_ = np.unique(labels, return_inverse=True)
+        self.index_ = ExactIndex(unit_rows(vectors))
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
         """(n, d) to (n, k): the share of the vote each class has."""
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=np.float64)
+        vectors = validate_data(self, X, reset=False, dtype=np.float64)
         k = min(self.n_neighbors, len(self.index_))
-        cosines, rows = self.index_.search(unit_rows(X), k)
+        cosines, rows = self.index_.search(unit_rows(vectors), k)
         # shifted by the nearest, so that exp cannot overflow
         votes = np.exp((cosines - cosines[:, :1]).astype(np.float64) / self.temperature)
-        answered = np.zeros((len(X), len(self.classes_)))
-        np.add.at(answered, (np.arange(len(X))[:, None], self.codes_[rows]), votes)
+        answered = np.zeros((len(vectors), len(self.classes_)))
+        np.add.at(answered, (np.arange(len(vectors))[:, None], self.codes_[rows]), votes)
         shares: NDArray[Any] = answered / answered.sum(axis=1, keepdims=True)
         return shares
 

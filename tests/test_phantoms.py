@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from embedstore import phantoms
-from embedstore.phantoms import DENSITIES, VIEWS, Film, films, render
+from embedstore.phantoms import DENSITIES, VIEWS, Film, films, render, tissue
 
 SIZE = 256
 
@@ -119,7 +119,7 @@ def dense_share(film: Film) -> float:
     """Return the dense share of the area by counting, from the tissue before exposure."""
     anatomy, exposure = phantoms._describe(film)
     shares: list[float] = []
-    original = phantoms._dense
+    original = tissue._dense
 
     def counting(*given: object) -> NDArray[np.float32]:
         dense = original(*given)  # type: ignore[arg-type]
@@ -128,8 +128,8 @@ def dense_share(film: Film) -> float:
         return dense
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phantoms, "_dense", counting)
-        phantoms._attenuate(film, anatomy, exposure.margin, 256)
+        patch.setattr(tissue, "_dense", counting)
+        tissue.attenuate(film, anatomy, exposure.margin, 256)
     return shares[0]
 
 

@@ -34,6 +34,19 @@ WEIGHTS = (
 )
 """Names open_clip looks for, in its order of preference."""
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
+
 _BERT = "text.transformer."
 _HEAD_WIDTH = 64
 

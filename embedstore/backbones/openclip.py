@@ -7,36 +7,56 @@ fifteen million scientific image-text pairs", arXiv 2303.00915.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from safetensors.torch import save_file
 
 from embedstore.backbones import RANDOM
-from embedstore.backbones.folder import read_config, self_contained
+from embedstore.backbones.catalogue import BIOMEDCLIP
+from embedstore.backbones.folder import (
+    CONFIG,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    read_config,
+    self_contained,
+)
 from embedstore.backbones.hub import hub_folder
 from embedstore.backbones.weights import explained, seeded, state_sha256
 from embedstore.errors import BackboneError, UsageError
 from embedstore.images.recipe import fit_to_model
 from embedstore.types import BackboneRequest, Recipe, Resize, Spec
 
-BIOMEDCLIP = "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 POOLINGS = ("projected", "pre-projection")
 _HUB_FILES = ["*.json", "*.txt", "*.model", "open_clip*"]
 _SENTENCE = "the breasts are extremely dense on this image"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A loaded model, and what is needed to write it out again."""
+
+    model: Any
+    tokenizer: Any
+    config: dict[str, Any]
+    tokenizer_files: tuple[Path, ...] = ()
 
 
 class OpenClipBackbone:
     """An open_clip model: an image side and, with the projected vectors, a text side."""
 
     def __init__(
-        self, name: str, model: Any, tokenizer: Any, recipe: Recipe, pooling: str, device: str
+        self, name: str, source: Source, recipe: Recipe, pooling: str, device: str
     ) -> None:
+        model = source.model
+        self.source = source
         self.model = model.eval().requires_grad_(False).to(device)
-        self.tokenizer = tokenizer
+        self.tokenizer = source.tokenizer
         self.device = device
         weights = state_sha256(model.state_dict(), type(model.visual).__name__)
         if pooling == "pre-projection":
@@ -59,6 +79,17 @@ class OpenClipBackbone:
         features: torch.Tensor = self.model.encode_text(tokens)
         return features
 
+    def export(self, folder: Path) -> None:
+        """Write the model into a folder in the hub's format, complete, weights as safetensors."""
+        (folder / CONFIG).write_text(json.dumps(self.source.config, indent=1))
+        for file in self.source.tokenizer_files:
+            shutil.copyfile(file, folder / file.name)
+        if hasattr(self.model, "text") and hasattr(self.model.text, "config"):
+            (folder / "config.json").write_text(self.model.text.config.to_json_string())
+        # cloned: safetensors refuses tensors that share memory
+        state = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        save_file(state, folder / WEIGHTS[0])
+
 
 def load_biomedclip(request: BackboneRequest) -> OpenClipBackbone:
     """Load BiomedCLIP from the hub or its cache, or ``biomedclip@FOLDER``."""
@@ -72,31 +103,30 @@ def load(request: BackboneRequest, shown: str = "") -> OpenClipBackbone:
         raise UsageError(f"open_clip models know the poolings {POOLINGS}, not {pooling!r}")
     shown = shown or request.name.removeprefix("hf-hub:")
     if request.weights and Path(request.weights).is_dir():
-        model, tokenizer = _from_folder(Path(request.weights))
+        source = _from_folder(Path(request.weights))
     elif request.name.startswith("hf-hub:"):
         if request.weights:
             raise BackboneError(f"{request.weights}: no such folder of {shown}")
-        model, tokenizer = _from_folder(
-            hub_folder(request.name.removeprefix("hf-hub:"), _HUB_FILES)
-        )
+        source = _from_folder(hub_folder(request.name.removeprefix("hf-hub:"), _HUB_FILES))
     else:
-        model, tokenizer = _from_name(request.name, request.weights)
+        source = _from_name(request.name, request.weights)
         shown = f"{shown}@{RANDOM}" if request.weights == RANDOM else shown
-    recipe = _recipe(request.recipe, model)
-    return OpenClipBackbone(shown, model, tokenizer, recipe, pooling, request.device)
+    recipe = _recipe(request.recipe, source.model)
+    return OpenClipBackbone(shown, source, recipe, pooling, request.device)
 
 
-def _from_folder(folder: Path) -> tuple[Any, Any]:
-    read_config(folder)
+def _from_folder(folder: Path) -> Source:
+    config = read_config(folder)
     remedy = "the weights and open_clip_config.json must belong together"
     with self_contained(folder) as copy, explained(str(folder), remedy):
         model = open_clip.create_model(f"local-dir:{copy}")
         tokenizer = open_clip.get_tokenizer(f"local-dir:{copy}")
     _check_tokenizer(tokenizer, folder)
-    return model, tokenizer
+    files = tuple(p for p in sorted(folder.iterdir()) if p.name in TOKENIZER_FILES)
+    return Source(model, tokenizer, config, files)
 
 
-def _from_name(name: str, weights: str) -> tuple[Any, Any]:
+def _from_name(name: str, weights: str) -> Source:
     if not weights:
         known = [tag for model, tag in open_clip.list_pretrained() if model == name]
         raise UsageError(
@@ -108,7 +138,8 @@ def _from_name(name: str, weights: str) -> tuple[Any, Any]:
     with explained(f"open_clip:{name}@{weights}", remedy), seeded():
         model = open_clip.create_model(name, pretrained=pretrained, pretrained_text=False)
         tokenizer = open_clip.get_tokenizer(name)
-    return model, tokenizer
+    config = {"model_cfg": open_clip.get_model_config(name)}
+    return Source(model, tokenizer, config | {"preprocess_cfg": _preprocessing(model)})
 
 
 def _check_tokenizer(tokenizer: Any, folder: Path) -> None:
@@ -135,8 +166,14 @@ def _drop_projection(visual: Any) -> None:
         raise UsageError(f"{type(visual).__name__} has no projection to stop before")
 
 
+def _preprocessing(model: Any) -> dict[str, Any]:
+    """Return open_clip's preprocessing of a model as plain values."""
+    config: dict[str, Any] = json.loads(json.dumps(model.visual.preprocess_cfg))
+    return config
+
+
 def _recipe(recipe: Recipe, model: Any) -> Recipe:
-    config = json.loads(json.dumps(model.visual.preprocess_cfg))
+    config = _preprocessing(model)
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else size
     names: dict[str, Resize] = {"squash": "squash", "longest": "pad", "shortest": "centre-crop"}

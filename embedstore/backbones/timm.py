@@ -15,6 +15,7 @@ from typing import Any
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
+from timm.models import save_for_hf
 
 from embedstore.backbones import RANDOM
 from embedstore.backbones.hub import hub_folder
@@ -46,6 +47,10 @@ class TimmBackbone:
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Raise: a timm model has no text side."""
         raise BackboneError(f"{self.spec.backbone} has no text side; use an open_clip model")
+
+    def export(self, folder: Path) -> None:
+        """Write the model into a folder in the hub's format, weights as safetensors."""
+        save_for_hf(self.model, str(folder), safe_serialization=True)
 
 
 def load(request: BackboneRequest) -> TimmBackbone:

@@ -116,7 +116,7 @@ def _turn(pixels: Pixels) -> Pixels:
     return turned
 
 
-def _black(recipe: Recipe, pixels: Pixels) -> int:
+def _black(recipe: Recipe, pixels: Pixels) -> np.uint8 | np.uint16:
     """Return the grey level that `_scaled` makes 0."""
     stretched = recipe.scale == "auto" and pixels.dtype == np.uint16
     return pixels.dtype.type(pixels.min() if stretched else 0)
