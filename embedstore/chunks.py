@@ -160,8 +160,18 @@ def read_chunk(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
     )
 
 
-def map_chunk(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
+Maps = dict[tuple[str, int], NDArray[Any]]
+"""Chunks mapped so far, by array and number: mapping again would fault every page in anew."""
+
+
+def map_chunk(root: Path, layout: Layout, chunk: int, maps: Maps) -> NDArray[Any]:
     """Memory-map one chunk of numbers, (chunk_rows, …), without reading or checking it."""
+    if (layout.name, chunk) not in maps:
+        maps[layout.name, chunk] = _map(root, layout, chunk)
+    return maps[layout.name, chunk]
+
+
+def _map(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
     file = layout.chunk_file(root, chunk)
     shape = (layout.chunk_rows, *layout.row)
     dtype = np.dtype(layout.dtype).newbyteorder("<")
@@ -174,9 +184,14 @@ def map_chunk(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
 
 
 def read_rows(
-    root: Path, layout: Layout, rows: int, wanted: NDArray[np.intp] | None = None
+    root: Path,
+    layout: Layout,
+    rows: int,
+    wanted: NDArray[np.intp] | None = None,
+    maps: Maps | None = None,
 ) -> NDArray[Any]:
     """Read an array of `rows` committed rows, all or those `wanted`, into memory."""
+    maps = {} if maps is None else maps
     step = layout.chunk_rows
     chunks = range(-(-rows // step))
     if layout.dtype == "string":
@@ -187,14 +202,14 @@ def read_rows(
         out = np.empty((rows, *layout.row), dtype=layout.dtype)
         for c in chunks:
             part = out[c * step : (c + 1) * step]
-            part[:] = map_chunk(root, layout, c)[: len(part)]
+            part[:] = map_chunk(root, layout, c, maps)[: len(part)]
         return out
     out = np.empty((len(wanted), *layout.row), dtype=layout.dtype)
     order = np.argsort(wanted, kind="stable")
     bounds = np.searchsorted(wanted[order], np.arange(len(chunks) + 1) * step)
     for c in map(int, np.flatnonzero(np.diff(bounds))):
         places = order[bounds[c] : bounds[c + 1]]
-        out[places] = map_chunk(root, layout, c)[wanted[places] - c * step]
+        out[places] = map_chunk(root, layout, c, maps)[wanted[places] - c * step]
     return out
 
 

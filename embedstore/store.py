@@ -21,14 +21,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.chunks import Layout, read_rows
+from embedstore.chunks import Layout, Maps, read_rows
 from embedstore.errors import StoreError, UsageError
 from embedstore.types import Embeddings, Spec
 
@@ -57,6 +57,7 @@ class Store:
     specs: Mapping[str, Spec]
     provenance: Mapping[str, Mapping[str, Any]]
     commit: int
+    _maps: Maps = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path | str) -> Store:
@@ -91,7 +92,8 @@ class Store:
         """Read one array into memory, all of it or the rows `wanted`."""
         if name not in self.arrays:
             raise StoreError(f"{self.path}: no array {name!r}")
-        return read_rows(self.path, layout_of(name, self.arrays[name]), self.rows(name), wanted)
+        layout = layout_of(name, self.arrays[name])
+        return read_rows(self.path, layout, self.rows(name), wanted, self._maps)
 
     @property
     def labels(self) -> tuple[str, ...]:

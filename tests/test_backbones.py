@@ -73,6 +73,16 @@ def test_the_vector_before_the_projection_is_the_towers_own(
         backbone.encode_text(["dense"])
 
 
+@pytest.mark.usefixtures("no_network")
+def test_a_weights_file_brings_the_rest_of_its_folder(tmp_path: Path) -> None:
+    folder = biomedclip_like(tmp_path / "hub")
+    file = folder / "open_clip_pytorch_model.bin"
+    assert load_backbone(f"biomedclip@{file}").spec.key == load_backbone(str(folder)).spec.key
+    alone = file.rename(tmp_path / file.name)
+    with pytest.raises(BackboneError, match="also needs open_clip_config.json, tokenizer.json"):
+        load_backbone(f"biomedclip@{alone}")
+
+
 def test_weights_are_the_same_by_any_container(tmp_path: Path) -> None:
     a = load_backbone(str(biomedclip_like(tmp_path / "a")))
     b = load_backbone(str(biomedclip_like(tmp_path / "b", "open_clip_model.safetensors")))

@@ -104,9 +104,9 @@ def load(request: BackboneRequest, shown: str = "") -> OpenClipBackbone:
     shown = shown or request.name.removeprefix("hf-hub:")
     if request.weights and Path(request.weights).is_dir():
         source = _from_folder(Path(request.weights))
+    elif request.name.startswith("hf-hub:") and request.weights:
+        source = _from_folder(_folder_of(Path(request.weights), shown))
     elif request.name.startswith("hf-hub:"):
-        if request.weights:
-            raise BackboneError(f"{request.weights}: no such folder of {shown}")
         source = _from_folder(hub_folder(request.name.removeprefix("hf-hub:"), _HUB_FILES))
     else:
         source = _from_name(request.name, request.weights)
@@ -124,6 +124,16 @@ def _from_folder(folder: Path) -> Source:
     _check_tokenizer(tokenizer, folder)
     files = tuple(p for p in sorted(folder.iterdir()) if p.name in TOKENIZER_FILES)
     return Source(model, tokenizer, config, files)
+
+
+def _folder_of(file: Path, shown: str) -> Path:
+    """Return the folder of a weights file, where the rest of the model lies beside it."""
+    if not file.is_file():
+        raise BackboneError(f"{file}: no such folder or weights file of {shown}")
+    missing = [n for n in (CONFIG, *TOKENIZER_FILES[:2]) if not (file.parent / n).is_file()]
+    if missing:
+        raise BackboneError(f"{file}: {shown} also needs {', '.join(missing)}, in the same folder")
+    return file.parent
 
 
 def _from_name(name: str, weights: str) -> Source:
