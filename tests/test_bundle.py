@@ -16,8 +16,8 @@ import torch
 from hub_folders import biomedclip_like, close, reference, write_tokenizer
 from safetensors.torch import load_file, save_file
 
-from embedstore.backbones import load_backbone
-from embedstore.backbones.bundle import NOTE, bundle, read_note
+from embedstore.backbones import NOTE, load_backbone
+from embedstore.backbones.bundle import bundle, read_note
 from embedstore.backbones.catalogue import BIOMEDCLIP, entries, entry
 from embedstore.backbones.verify import verify
 from embedstore.errors import BackboneError, UsageError
@@ -115,6 +115,7 @@ def test_a_timm_model_bundles_and_verifies(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = model.forward_head(model.forward_features(batch), pre_logits=True)
         close(backbone.encode_image(batch), expected)
+    assert backbone.spec.backbone == "test_convnext"
     assert load_file(folder / "model.safetensors").keys() <= model.state_dict().keys()
 
 

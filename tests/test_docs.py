@@ -48,7 +48,9 @@ def test_the_guides_backbone_is_a_backbone() -> None:
     assert backbone.spec.dim == 3
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/store.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/store.md", "docs/offline.md"]
+)
 def test_every_link_leads_somewhere(document: str) -> None:
     text = (ROOT / document).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):

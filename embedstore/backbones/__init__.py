@@ -13,6 +13,7 @@ weights from a fixed seed.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from embedstore import registry
@@ -20,6 +21,8 @@ from embedstore.errors import BackboneError
 from embedstore.types import Backbone, BackboneRequest, Recipe
 
 RANDOM = "random"
+NOTE = "embedstore.json"
+"""The file that makes a model folder a bundle."""
 
 
 def load_backbone(
@@ -43,12 +46,20 @@ def load_backbone(
 def parse(text: str) -> tuple[str, str, str]:
     """Take ``NAME[@WEIGHTS]`` or a folder apart: registered loader, model name, weights."""
     if Path(text).is_dir():
-        return _family(Path(text)), Path(text).name, text
+        return _family(Path(text)), _shown(Path(text)), text
     name, _, weights = text.partition("@")
     if name.startswith("hf-hub:"):
         return "open_clip", name, weights
     loader, colon, rest = name.partition(":")
     return (loader, rest, weights) if colon else (name, name, weights)
+
+
+def _shown(folder: Path) -> str:
+    """Return the name a bundle was made under, else the folder's."""
+    try:
+        return str(json.loads((folder / NOTE).read_text())["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.resolve().name
 
 
 def _family(folder: Path) -> str:

@@ -17,14 +17,13 @@ from typing import Any
 
 from PIL import Image
 
-from embedstore.backbones import load_backbone
+from embedstore.backbones import NOTE, load_backbone
 from embedstore.backbones.catalogue import licence_of
 from embedstore.backbones.golden import measure
 from embedstore.errors import BackboneError, UsageError
 from embedstore.phantoms import films, render
 from embedstore.types import Backbone
 
-NOTE = "embedstore.json"
 GOLDEN = "golden"
 FORMAT = 1
 
