@@ -109,11 +109,11 @@ def _load(path: Path) -> pl.DataFrame:
         raise ManifestError(f"{path}: no such file or folder")
     try:
         if path.suffix.lower() == ".parquet":
-            return pl.read_parquet(path)
+            return pl.read_parquet(path, glob=False)
         if path.suffix.lower() in {".csv", ".tsv", ".txt"}:
             separator = "," if path.suffix.lower() == ".csv" else "\t"
             # as text: "007" is an id, not a number
-            table = pl.read_csv(path, separator=separator, infer_schema=False)
+            table = pl.read_csv(path, separator=separator, infer_schema=False, glob=False)
             return table.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
     # a damaged Parquet file can make polars panic, which is no Exception
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:

@@ -4,6 +4,11 @@ All resamples are computed at once: a resample is a vector of weights (how often
 patient was drawn), and every metric here is a function of weighted counts. The interval is the
 percentile bootstrap of Efron and Tibshirani (1993), resampling patients and not images, because
 images of a patient are not independent (Field and Welsh 2007, cluster bootstrap).
+
+The interval is for these heads on other patients. It leaves out that other training patients would
+have made other heads, and that the heads of a k-fold share theirs, so with k-fold it is too narrow
+for the method as such (Bates, Hastie and Tibshirani 2023): with 80 simulated patients, 5 folds and
+nominal 95 %, 72 to 90 % held the expected score; of holdouts without signal, 90 to 98 %.
 """
 
 from __future__ import annotations

@@ -112,6 +112,8 @@ def _stratified(
         warnings.filterwarnings("ignore", message="The least populated class")
         for k, (_, test) in enumerate(splitter.split(order, labels[order], first[number])):
             fold[order[test]] = k
+    if len(np.unique(fold)) < folds:
+        raise DataError(f"one of {folds} folds would be empty; use fewer folds or another seed")
     return fold
 
 

@@ -194,6 +194,15 @@ def test_relative_paths_start_at_the_table_or_at_the_root(folder: Path) -> None:
         read_manifest(file, root=folder / "nowhere")
 
 
+@pytest.mark.parametrize("name", ["m[1].csv", "m*.csv", "m[1].parquet"])
+def test_a_name_that_looks_like_a_pattern_is_a_name(folder: Path, name: str) -> None:
+    table = pl.DataFrame({"image": ["a.png"]})
+    file = folder / name
+    table.write_csv(file) if file.suffix == ".csv" else table.write_parquet(file)
+    (folder / "m1.csv").write_text("image\nb.png\n")
+    assert read_manifest(file).samples[0].path == folder / "a.png"
+
+
 def test_rows_that_cannot_be_used_are_all_named_at_once(folder: Path) -> None:
     rows = [
         {"image": "a.png", "id": "1"},

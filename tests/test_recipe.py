@@ -96,7 +96,7 @@ def test_plain_equals_timms_own_transform(
     np.testing.assert_allclose(apply(recipe, pixels), wanted, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(333, 251), (100, 300), (300, 100)])
+@pytest.mark.parametrize("shape", [(333, 251), (97, 400), (300, 97)])
 @pytest.mark.parametrize("size", [(96, 64), (64, 96)])
 def test_plain_equals_both_for_models_that_are_not_square(
     shape: tuple[int, int], size: tuple[int, int]
@@ -217,9 +217,7 @@ def test_an_inverted_film_equals_its_positive(
     recipe = replace(RECIPES["mammography"], size=(64, 64), crop=crop)
     inverted = apply(recipe, (white - positive.astype(np.int64)).astype(dtype))
     np.testing.assert_array_equal(inverted, apply(recipe, positive))
-    if dtype == np.uint16:
-        assert inverted.max() > 0.9
-    assert inverted.std() > 0.1
+    assert inverted.std() > 0.1  # equal, and not because both are black
 
 
 def test_polarity_is_left_when_so_asked() -> None:

@@ -21,6 +21,7 @@ from embedstore.backbones import NOTE, load_backbone
 from embedstore.backbones.catalogue import licence_of
 from embedstore.backbones.golden import measure
 from embedstore.errors import BackboneError, UsageError
+from embedstore.images.recipe import RECIPES
 from embedstore.phantoms import films, render
 from embedstore.types import Backbone
 
@@ -81,7 +82,8 @@ def read_note(folder: Path) -> dict[str, Any]:
 def _write_note(folder: Path, backbone: Backbone, licence: str) -> None:
     hashes = file_hashes(folder)
     # from the folder as it will be loaded, not from the model in memory
-    golden = measure(folder, sorted((folder / GOLDEN).glob("*.png")))
+    carried = load_backbone(str(folder), RECIPES["plain"])
+    golden = measure(carried, sorted((folder / GOLDEN).glob("*.png")))
     note = {
         "format": FORMAT,
         "name": backbone.spec.backbone,

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from embedstore.backbones import load_backbone
 from embedstore.images.decode import read
-from embedstore.images.recipe import RECIPES, apply
+from embedstore.images.recipe import RECIPES, apply, fit_to_model
 from embedstore.types import Backbone, Floats
 
 SENTENCES = (
@@ -23,24 +22,26 @@ SENTENCES = (
 _EVERY = 7
 
 
-def measure(folder: Path, images: Sequence[Path]) -> dict[str, Any]:
-    """Load a model folder and record each part of its path as plain values.
+def measure(backbone: Backbone, images: Sequence[Path]) -> dict[str, Any]:
+    """Record each part of the path of a backbone, loaded with the recipe "plain", as plain values.
 
     The parts do not build on each other: vectors of a formula's tensor do not depend on decoding or
     recipe, vectors of recorded tokens not on the tokenizer. "whole" is everything together.
     """
     pixels = [read(path)[1] for path in images]
-    models = {name: load_backbone(str(folder), RECIPES[name]) for name in ("mammography", "plain")}
-    backbone = models["plain"]
-    recipes = {name: m.spec.recipe for name, m in models.items()}
+    plain = backbone.spec.recipe
+    cropped = fit_to_model(
+        RECIPES["mammography"], plain.size, plain.mean, plain.std, plain.interpolation
+    )
+    recipes = {"plain": plain, "mammography": cropped}
     tensors = {n: np.stack([apply(r, p) for p in pixels]) for n, r in recipes.items()}
     found: dict[str, Any] = {
         "decoding": [hashlib.sha256(np.ascontiguousarray(p).tobytes()).hexdigest() for p in pixels],
         "recipe": {name: recipe.to_dict() for name, recipe in recipes.items()},
         "tensors": {n: t[..., ::_EVERY, ::_EVERY].tolist() for n, t in tensors.items()},
         "weights": backbone.spec.weights_sha256,
-        "image vectors": image_vectors(backbone, waves(recipes["plain"].size)).tolist(),
-        "whole": {n: image_vectors(models[n], t).tolist() for n, t in tensors.items()},
+        "image vectors": image_vectors(backbone, waves(plain.size)).tolist(),
+        "whole": {n: image_vectors(backbone, t).tolist() for n, t in tensors.items()},
     }
     if backbone.spec.text:
         tokens = token_ids(backbone)

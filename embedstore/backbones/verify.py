@@ -14,6 +14,7 @@ from embedstore.backbones.bundle import GOLDEN, file_hashes, read_note
 from embedstore.backbones.golden import image_vectors, measure, text_vectors, waves
 from embedstore.errors import EmbedstoreError
 from embedstore.images.recipe import RECIPES
+from embedstore.types import Backbone
 
 TOLERANCE = 1e-3
 """Largest difference of a unit vector's coordinate between two machines in float32."""
@@ -42,17 +43,18 @@ def verify(folder: Path) -> list[Check]:
     checks = [_files(note["files"], file_hashes(folder))]
     golden = note["golden"]
     try:
-        now = measure(folder, sorted((folder / GOLDEN).glob("*.png")))
+        backbone = load_backbone(str(folder), RECIPES["plain"])
+        now = measure(backbone, sorted((folder / GOLDEN).glob("*.png")))
     except EmbedstoreError as error:
         return [*checks, Check("loading", False, str(error))]
     checks += [_same("decoding", golden, now), _recipe(golden["recipe"], now["recipe"])]
     checks += [_tensors(golden, now), _same("weights", golden, now)]
     checks += [_vectors("image vectors", golden["image vectors"], now["image vectors"])]
     if note["text"]:
-        checks += [_same("tokenizer", golden, now, key="tokens"), _text(folder, golden)]
+        checks += [_same("tokenizer", golden, now, key="tokens"), _text(backbone, golden)]
     for name, vectors in golden["whole"].items():
         checks.append(_vectors(f"image to vector, {name}", vectors, now["whole"][name]))
-    return [*checks, _precision(folder, golden)]
+    return [*checks, _precision(backbone, golden)]
 
 
 def _files(recorded: Mapping[str, str], found: Mapping[str, str]) -> Check:
@@ -96,17 +98,15 @@ def _vectors(part: str, golden: Any, now: Any) -> Check:
     return Check(part, worst <= TOLERANCE, f"largest difference {worst:.1e} of the vector's length")
 
 
-def _text(folder: Path, golden: Mapping[str, Any]) -> Check:
+def _text(backbone: Backbone, golden: Mapping[str, Any]) -> Check:
     """Encode the recorded tokens, so that another tokenizer does not count as another tower."""
-    backbone = load_backbone(str(folder))
     return _vectors(
         "text vectors", golden["text vectors"], text_vectors(backbone, golden["tokens"])
     )
 
 
-def _precision(folder: Path, golden: Mapping[str, Any]) -> Check:
+def _precision(backbone: Backbone, golden: Mapping[str, Any]) -> Check:
     """Compare bfloat16 here with the recorded float32, by cosine."""
-    backbone = load_backbone(str(folder), RECIPES["plain"])
     low = image_vectors(backbone, waves(backbone.spec.recipe.size), bfloat16=True)
     full = np.asarray(golden["image vectors"])
     norms = np.linalg.norm(low, axis=1) * np.linalg.norm(full, axis=1)

@@ -58,7 +58,7 @@ def draw_anatomy(film: Film, draw: Callable[[float, float], float]) -> Anatomy:
         dense=draw(*_FRACTIONS[film.density]),
         disc=(draw(0.45, 0.72), draw(0.0, 0.07), draw(0.8, 1.3)),
         ragged=draw(0.25, 0.8),
-        contrast=draw(0.30, 0.85),
+        contrast=draw(0.35, 1.40),
         soft=draw(0.15, 0.50),
         beta=draw(2.9, 3.6),
         strands=draw(0.08, 0.30),

@@ -37,7 +37,7 @@ def draw_exposure(
     margin = draw(0.05, 0.26) if bed else 0.0
     top = draw(0.82, 0.96)
     return Exposure(
-        fat=top * draw(0.42, 0.70),
+        fat=top * draw(0.34, 0.70),
         top=top,
         gamma=draw(1.0, 1.8),
         base=draw(0.0, 0.05),

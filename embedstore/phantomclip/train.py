@@ -1,0 +1,205 @@
+"""Train the model: ``python -m embedstore.phantomclip.train --out DIR``.
+
+CLIP's symmetric contrastive loss (Radford et al. 2021, arXiv 2103.00020) with several positives
+(as in Khosla et al. 2020, arXiv 2004.11362): a sentence belongs to every picture of the batch that
+it is true of, and pairs of which that cannot be seen (the side, on a cropped breast) are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
+
+from embedstore.backbones import load_backbone
+from embedstore.phantomclip import zeroshot
+from embedstore.phantomclip.folder import MEAN, SIDE, STD, build, write_frame, write_weights
+from embedstore.phantomclip.pictures import Pictures, prepare, roughen
+from embedstore.phantomclip.sentences import SILENT, draw
+from embedstore.phantoms import DENSITIES, films, render
+
+__all__ = ["Settings", "compatible", "contrastive_loss", "train"]
+
+_CHECK_SEED = 90_001  # of the phantoms the result is checked on, never trained on
+_MARGIN = 16  # px more than the model takes, so that moving a picture loses no sharpness
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that decides a run; `minutes` ends it early, 0 never. More threads need idle cores."""
+
+    seed: int = 0
+    patients: int = 500
+    steps: int = 900
+    batch: int = 96
+    rate: float = 2e-3
+    decay: float = 0.05
+    warm_up: float = 0.08
+    minutes: float = 0.0
+    workers: int = 2
+    threads: int = 1
+    check_patients: int = 50
+
+
+def train(out: Path, settings: Settings) -> dict[str, Any]:
+    """Train from nothing, write the folder and return what is in its ``training.json``."""
+    write_frame(out)
+    started = time.monotonic()
+    pictures = prepare(settings.patients, settings.seed, SIDE + _MARGIN, settings.workers)
+    rendered = time.monotonic() - started
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    model = build(out)
+    losses = _fit(model, out, pictures, settings)
+    write_weights(out, model)
+    record = {
+        "settings": asdict(settings),
+        "steps_done": len(losses),
+        "seconds_rendering": round(rendered),
+        "seconds_in_all": round(time.monotonic() - started),
+        "loss": [round(float(np.mean(losses[i : i + 25])), 4) for i in range(0, len(losses), 25)],
+        "check": _check(out, settings.check_patients),
+        "versions": {"python": platform.python_version()}
+        | {n: version(n) for n in ("torch", "open_clip_torch", "timm", "transformers", "numpy")},
+        "images": "synthetic only (embedstore.phantoms)",
+        "purpose": "for trying out and for tests; not for clinical use",
+    }
+    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def compatible(
+    pictures: torch.Tensor, sentences: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Say which sentence is true of which picture, and of which that can be seen.
+
+    Takes (n, 4) and (m, 4) codes of facts; returns two (n, m) bool: true of it, and known.
+    """
+    seen, said = pictures[:, None], sentences[None]
+    unknown = ((seen == SILENT) & (said != SILENT)).any(dim=2)
+    agree = ((seen == said) | (said == SILENT)).all(dim=2)
+    return agree & ~unknown, ~unknown
+
+
+def contrastive_loss(
+    logits: torch.Tensor, positive: torch.Tensor, known: torch.Tensor
+) -> torch.Tensor:
+    """Mean cross-entropy of rows and columns, (n, m), against all positives in equal shares."""
+    sides = []
+    for scores, wanted, valid in ((logits, positive, known), (logits.T, positive.T, known.T)):
+        log_share = scores.masked_fill(~valid, -1e4).log_softmax(dim=1)
+        some = wanted.any(dim=1)
+        mean = (log_share * wanted).sum(dim=1)[some] / wanted.sum(dim=1)[some]
+        sides.append(-mean.mean())
+    return (sides[0] + sides[1]) / 2
+
+
+def _fit(model: Any, folder: Path, pictures: Pictures, settings: Settings) -> list[float]:
+    """Run the optimiser; the losses step by step."""
+    tokenize = open_clip.tokenizer.HFTokenizer(str(folder), context_length=48)
+    optimiser = torch.optim.AdamW(_groups(model, settings.decay), lr=settings.rate)
+    words = np.random.default_rng([settings.seed, 1])
+    noise = torch.Generator().manual_seed(settings.seed)
+    losses: list[float] = []
+    ends = time.monotonic() + 60 * settings.minutes if settings.minutes else math.inf
+    model.train()
+    while len(losses) < settings.steps and time.monotonic() < ends:
+        for group in optimiser.param_groups:
+            group["lr"] = settings.rate * _schedule(len(losses), settings)
+        loss = _loss(model, tokenize, pictures, settings.batch, words, noise)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(50))
+        losses.append(float(loss.detach()))
+        if len(losses) % 25 == 0:
+            print(f"step {len(losses)} loss {np.mean(losses[-25:]):.3f}", flush=True)
+    model.eval()
+    return losses
+
+
+def _loss(
+    model: Any,
+    tokenize: Any,
+    pictures: Pictures,
+    batch: int,
+    words: np.random.Generator,
+    noise: torch.Generator,
+) -> torch.Tensor:
+    rows = words.integers(len(pictures.grey), size=batch)
+    sentences = [draw(words) for _ in range(batch)]
+    grey = torch.from_numpy(pictures.grey[rows])[:, None].float() / 255
+    image = ((roughen(grey, SIDE, noise) - MEAN) / STD).expand(-1, 3, -1, -1)
+    image = image.contiguous(memory_format=torch.channels_last)
+    tokens = tokenize([s.text for s in sentences])
+    with torch.autocast("cpu", torch.bfloat16, enabled=_fast_bf16()):
+        seen = model.encode_image(image, normalize=True)
+        said = model.encode_text(tokens, normalize=True)
+    logits = model.logit_scale.exp() * seen.float() @ said.float().T
+    facts = torch.from_numpy(pictures.facts[rows]), torch.tensor([s.facts for s in sentences])
+    return contrastive_loss(logits, *compatible(*facts))
+
+
+def _fast_bf16() -> bool:
+    """Tell whether this processor multiplies in bfloat16 (elsewhere it is slower than float32)."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _schedule(step: int, settings: Settings) -> float:
+    """Warm up linearly, then fall along a cosine to nothing: a factor in 0..1."""
+    warm = max(1, round(settings.warm_up * settings.steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, settings.steps - warm))
+
+
+def _groups(model: Any, decay: float) -> list[dict[str, Any]]:
+    """Spare gains, offsets and the temperature from weight decay."""
+    named = [p for p in model.named_parameters() if p[1].requires_grad]
+    return [
+        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _check(folder: Path, patients: int) -> dict[str, float]:
+    """Score zero-shot density on phantoms of other patients, loaded as a user would."""
+    backbone = load_backbone(str(folder))
+    listed = films(patients, _CHECK_SEED)
+    vectors = zeroshot.image_vectors(backbone, [render(film, 256) for film in listed])
+    truth = np.array([DENSITIES.index(film.density) for film in listed])
+    scores: dict[str, float] = {"films": len(listed)}
+    for name, held_out in (("trained", False), ("held_out", True)):
+        shares = zeroshot.probabilities(vectors, zeroshot.class_vectors(backbone, held_out))
+        auroc = roc_auc_score(truth, shares, multi_class="ovr", labels=range(4))
+        kappa = cohen_kappa_score(truth, shares.argmax(axis=1), weights="quadratic")
+        scores[f"{name}_auroc"], scores[f"{name}_kappa"] = round(auroc, 4), round(kappa, 4)
+    return scores
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    for name, value in asdict(Settings()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    given = vars(parser.parse_args())
+    out = given.pop("out")
+    print(json.dumps(train(out, Settings(**given))["check"], indent=1))
+
+
+if __name__ == "__main__":
+    main()
