@@ -300,28 +300,31 @@ def test_search_finds_the_nearest_of_other_patients(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vectors, ids = world.vectors()
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors.astype(np.float64) / np.linalg.norm(vectors, axis=1, keepdims=True)
     at = ids.tolist().index("010")
-    cosines = unit @ unit[at]
+    cosine = dict(zip(ids.tolist(), unit @ unit[at], strict=True))
     patient = {r["image_id"]: r["patient"] for r in world.rows}
-
-    def nearest(without: set[str]) -> list[str]:
-        return [i for i in ids[np.argsort(-cosines)].tolist() if i not in without][:4]
-
-    for options, without in [
-        ([], {i for i in ids if patient[i] == patient["010"]}),
-        (["--include-same-patient"], {"010"}),
+    others = [i for i in cosine if patient[i] != patient["010"]]
+    # every candidate is asked for: who is left out shows whatever the cosines are
+    for options, candidates in [
+        ([], others),
+        (["--include-same-patient"], [i for i in cosine if i != "010"]),
     ]:
-        arguments = ["search", str(world.store), "--id", "010", "-k", "4", *options]
+        count = str(len(candidates))
+        arguments = ["search", str(world.store), "--id", "010", "-k", count, *options]
         assert _run([*arguments, "--json"], False) == 0
         found = as_json(capsys.readouterr().out)
-        assert [n["id"] for n in found] == nearest(without)
-        assert [n["rank"] for n in found] == [1, 2, 3, 4]
-        wanted = [cosines[ids.tolist().index(n["id"])] for n in found]
-        assert [n["cosine"] for n in found] == pytest.approx(wanted, abs=1e-5)
+        assert {n["id"] for n in found} == set(candidates)
+        assert [n["rank"] for n in found] == list(range(1, len(candidates) + 1))
+        # by value, for in float32 two neighbours may change places
+        wanted = sorted((cosine[i] for i in candidates), reverse=True)
+        assert [n["cosine"] for n in found] == pytest.approx(wanted, abs=1e-6)
+        for n in found:
+            assert n["cosine"] == pytest.approx(cosine[n["id"]], abs=1e-6)
         assert _run(arguments, False) == 0
         printed = capsys.readouterr().out
-        assert [m for m in re.findall(r"│ (\d{3}) +│", printed)] == [n["id"] for n in found]
+        assert re.findall(r"│ (\d{3}) +│", printed) == [n["id"] for n in found]
+    assert max(cosine[i] for i in others) - min(cosine[i] for i in others) > 1e-4
 
 
 def test_strict_stops_at_the_first_unreadable_image(world: World) -> None:

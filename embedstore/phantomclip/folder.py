@@ -14,11 +14,11 @@ from embedstore.phantomclip.tokenizer import write_tokenizer
 
 __all__ = ["CONTEXT", "MEAN", "SIDE", "STD", "build", "write_frame", "write_weights"]
 
-SIDE = 128  # px, of the square image the model takes
+SIDE = 96  # px, of the square image the model takes
 MEAN, STD = 0.3, 0.28  # of the three equal channels; about those of a cropped film
 CONTEXT = 48  # tokens
 _WIDTH, _LAYERS, _EMBED = 128, 2, 128
-_TRUNK = "test_convnext2"  # 0.35 M weights: what two shared cores can train in minutes
+_TRUNK = "test_resnet"  # 0.37 M weights: what two shared cores can train in minutes
 _TEXT_NAME = "text"  # embedstore puts the folder's own config.json in its place when loading
 
 
