@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from embedstore import cli_backbones
+from embedstore import cli_options as given
 from embedstore.errors import DataError, EmbedstoreError, ManifestError, UsageError
 
 if TYPE_CHECKING:
@@ -44,51 +45,22 @@ def options(
 
 @app.command()
 def extract(
-    manifest: Annotated[
-        Path,
-        typer.Argument(help="A .csv or .parquet table, or a folder whose sub-folders are classes."),
-    ],
-    store: Annotated[Path, typer.Option(help="The store; made, or added to.")] = Path(
-        "embeddings.zarr"
-    ),
-    backbone: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="NAME[@WEIGHTS] or a model folder, several times for several: biomedclip, "
-            "convnext_tiny, timm:MODEL, open_clip:MODEL@TAG, statistics; @FILE or @random."
-        ),
-    ] = None,
-    recipe: Annotated[
-        str, typer.Option(help="Preprocessing: mammography, plain, molina2025.")
-    ] = "mammography",
-    resize: Annotated[
-        str, typer.Option(help="pad, squash or centre-crop instead of the recipe's own.")
-    ] = "",
-    pooling: Annotated[
-        str, typer.Option(help="projected or pre-projection, for open_clip models.")
-    ] = "",
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="ROLE=NAME for columns without a usual name; roles: image, id, patient, exam, "
-            "view, laterality, split."
-        ),
-    ] = None,
-    label: Annotated[
-        list[str] | None, typer.Option(help="Label columns to keep; by default all small ones.")
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Where relative image paths start; by default the table.")
-    ] = None,
-    patient_ids: Annotated[
-        str, typer.Option(help="hash: keyed hashes, the key beside the store; keep: as they are.")
-    ] = "hash",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16.")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="0: chosen by the device.", min=0)] = 0,
-    workers: Annotated[int, typer.Option(help="Reader processes; -1: chosen.", min=-1)] = -1,
-    strict: Annotated[bool, typer.Option(help="Stop at the first unusable image.")] = False,
-    retry_failures: Annotated[bool, typer.Option(help="Try failed images again.")] = False,
+    manifest: given.Manifest,
+    store: given.StoreOption = Path("embeddings.zarr"),
+    backbone: given.Backbone = None,
+    recipe: given.Recipe = "mammography",
+    resize: given.Resize = "",
+    pooling: given.Pooling = "",
+    column: given.Column = None,
+    label: given.Label = None,
+    root: given.Root = None,
+    patient_ids: given.PatientIds = "hash",
+    device: given.Device = "auto",
+    precision: given.Precision = "auto",
+    batch_size: given.BatchSize = 0,
+    workers: given.Workers = -1,
+    strict: given.Strict = False,
+    retry_failures: given.RetryFailures = False,
 ) -> None:
     """Embed images into a store; running it again does only what is missing."""
     from embedstore import extract as extraction
@@ -107,6 +79,8 @@ def extract(
     table = read_manifest(manifest, _pairs(column or []), label or None, root)
     loaded = [load_backbone(name, chosen, pooling, device) for name in dict.fromkeys(backbone)]
     _tell_manifest(table)
+    for note in {getattr(b, "note", "") for b in loaded} - {""}:
+        _say(err, f"note: {note}")
     samples = list(table.samples)
     if patient_ids == "hash":
         samples = pseudonymise(samples, store)
@@ -148,6 +122,8 @@ def probe(
     as_json: AsJson = False,
 ) -> None:
     """Train heads on stored vectors and score them by patient, with intervals and floors."""
+    from dataclasses import replace
+
     from embedstore import registry
     from embedstore.evaluate import evaluate
     from embedstore.report.table import probe_table
@@ -162,10 +138,12 @@ def probe(
     reports = []
     for spec in _specs(opened, backbone):
         embeddings = opened.read(spec)
+        said = tuple({opened.provenance[spec.key].get("note", "")} - {""})
         for name, make in heads.items():
-            reports.append(
-                evaluate(embeddings, label, make, name, folds, test_share, repeats, seed, classes)
+            report = evaluate(
+                embeddings, label, make, name, folds, test_share, repeats, seed, classes
             )
+            reports.append(replace(report, notes=report.notes + said))
     if as_json:
         # a plug-in's parameters may be anything
         print(json.dumps([r.to_dict() for r in reports], indent=2, default=str))
@@ -252,6 +230,8 @@ def main() -> None:
 def _run(arguments: list[str], debug: bool) -> int:
     try:
         code = app(arguments, standalone_mode=False)
+        if code == 130:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         _say(err, "stopped; what was committed is kept: run the same command again to go on")
@@ -318,9 +298,12 @@ def _recipe(name: str, resize: str) -> Recipe:
 
 
 def _check_store(store: Path) -> None:
-    """Refuse a path whose key and lock would have no name to go by."""
+    """Refuse a path that is something else, or whose key and lock would have no name to go by."""
+    from embedstore.writer import refuse_foreign
+
     if store.name in {"", ".."}:
         raise UsageError(f"--store is the path of a store, such as embeddings.zarr; not '{store}'")
+    refuse_foreign(store)
 
 
 def _device(name: str) -> str:

@@ -127,7 +127,8 @@ def extract(
     with Writer(store) as writer:
         rows = _register(writer, samples, summary)
         for backbone in backbones:
-            writer.add_spec(backbone.spec, provenance(plan))
+            note = {"note": getattr(backbone, "note", "")}
+            writer.add_spec(backbone.spec, provenance(plan) | note)
         writer.commit()
         work = _missing(writer.store(), rows, backbones, retry, summary)
         total, done = sum(len(job.rows) for job in work), 0

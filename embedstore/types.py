@@ -79,7 +79,8 @@ class Recipe:
     size
         Height and width of the tensor, pixels.
     scale_size
-        With "centre-crop", the shorter side before the cut (timm's ``crop_pct``); 0 means `size`.
+        The shorter side before the cut, with "centre-crop" and "squash" (timm's ``crop_pct``);
+        0 means `size`.
     mean, std
         Per-channel normalisation after the scaling to 0..1.
     """

@@ -50,7 +50,7 @@ class Writer:
     def __enter__(self) -> Writer:
         """Take the lock; create the store where there is none."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        _refuse_foreign(self.path)
+        refuse_foreign(self.path)
         self._stack.enter_context(write_lock(self.path.with_name(f"{self.path.name}.lock")))
         with ExitStack() as undo:
             undo.callback(self._stack.close)
@@ -169,7 +169,7 @@ class Writer:
                 self._appenders[name] = Appender(self.path, layout, metadata["shape"][0])
 
 
-def _refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path) -> None:
     """Never write into a file, or into a folder that holds something else."""
     if path.is_file():
         raise StoreError(f"{path}: is a file, not a store; give another path")
@@ -197,7 +197,8 @@ def _root(state: Mapping[str, Any], arrays: Mapping[str, Any]) -> bytes:
             "consolidated_metadata": {
                 "kind": "inline",
                 "must_understand": False,
-                "metadata": {**_groups(arrays), **arrays},
+                # sorted: zarr-python takes siblings that do not stand together for missing
+                "metadata": dict(sorted({**_groups(arrays), **arrays}.items())),
             },
         }
     )

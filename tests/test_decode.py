@@ -215,7 +215,7 @@ def test_damaged_bytes_give_pixels_or_an_image_error(name: str) -> None:
 
 
 def test_an_error_without_words_still_gives_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError
 
     monkeypatch.setattr(Image, "open", fail)

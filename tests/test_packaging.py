@@ -27,6 +27,8 @@ LAYERS = [
     {"writer", "backbones"},
     {"extract", "search", "evaluate", "phantomclip"},
     {"report"},
+    {"cli_options"},
+    {"cli_backbones"},
     {"cli"},
 ]
 

@@ -64,6 +64,16 @@ def test_zarr_reads_the_same_without_consolidated_metadata(tmp_path: Path) -> No
     assert dict(group.members()).keys() == {"samples", "embeddings"}
 
 
+def test_zarr_opens_a_store_with_labels_and_failures(tmp_path: Path) -> None:
+    spec, _ = filled(tmp_path / "s.zarr")
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_failures([Failure("i9", "9.png", "read", "gone", spec.key)])
+        writer.commit()
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")
+    assert group["failures/reason"][:].tolist() == ["gone"]
+    assert dict(group.members()).keys() == {"samples", "embeddings", "failures"}
+
+
 @pytest.mark.parametrize("array", ["vectors", "rows", "digests"])
 def test_tensorstore_reads_every_array_of_numbers(tmp_path: Path, array: str) -> None:
     spec, _ = filled(tmp_path / "s.zarr", n=10)

@@ -46,7 +46,9 @@ def entry(name: str) -> Entry:
         "biomedclip": lambda: Entry(
             name, BIOMEDCLIP, 512, True, "MIT", _cached(BIOMEDCLIP, "open_clip_config.json")
         ),
-        "phantom-clip": lambda: Entry(name, "in the package", 0, True, "Apache-2.0", True),
+        "phantom-clip": lambda: Entry(
+            name, "in the package (synthetic)", 128, True, "Apache-2.0", True
+        ),
         "statistics": lambda: Entry(name, "no weights", 0, False, "Apache-2.0", True),
     }
     if loader in known:

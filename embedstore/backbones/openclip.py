@@ -48,7 +48,12 @@ class Source:
 
 
 class OpenClipBackbone:
-    """An open_clip model: an image side and, with the projected vectors, a text side."""
+    """An open_clip model: an image side and, with the projected vectors, a text side.
+
+    `note` is what its users should be told whenever it is used.
+    """
+
+    note = ""
 
     def __init__(
         self, name: str, source: Source, recipe: Recipe, pooling: str, device: str

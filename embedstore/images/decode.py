@@ -16,6 +16,9 @@ from embedstore.types import Pixels
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm"})
 """File name endings taken for images when a folder is walked."""
 
+FORMATS = ("PNG", "JPEG", "TIFF", "PPM")
+"""What Pillow may take a file for; it knows many more, some with interpreters behind them."""
+
 MIN_SIDE = 8
 MAX_ASPECT = 50
 _SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
@@ -49,7 +52,7 @@ def decode(data: bytes) -> Pixels:
         with warnings.catch_warnings():
             # what Pillow only warns of (odd tags, 89 megapixels) is no reason to leave an image out
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 pixels = _pixels(image)
     except UnidentifiedImageError as error:
         raise ImageError("decode", "not an image in a format known here") from error

@@ -28,7 +28,15 @@ from torch.nn import functional
 
 from embedstore.backbones import load_backbone
 from embedstore.phantomclip import zeroshot
-from embedstore.phantomclip.folder import MEAN, SIDE, STD, build, write_frame, write_weights
+from embedstore.phantomclip.folder import (
+    CONTEXT,
+    MEAN,
+    SIDE,
+    STD,
+    build,
+    write_frame,
+    write_weights,
+)
 from embedstore.phantomclip.pictures import Pictures, prepare, roughen
 from embedstore.phantomclip.sentences import SILENT, draw
 from embedstore.phantoms import DENSITIES, films, render
@@ -48,7 +56,7 @@ class Settings:
 
     seed: int = 0
     patients: int = 500
-    steps: int = 420
+    steps: int = 950
     batch: int = 96
     rate: float = 3e-3
     decay: float = 0.05
@@ -127,7 +135,7 @@ def naming_loss(scores: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
 
 def _fit(model: Any, folder: Path, pictures: Pictures, settings: Settings) -> list[float]:
     """Run the optimiser; the losses step by step."""
-    tokenize = open_clip.tokenizer.HFTokenizer(str(folder), context_length=48)
+    tokenize = open_clip.tokenizer.HFTokenizer(str(folder), context_length=CONTEXT)
     namer = torch.nn.Linear(model.visual.head.proj.out_features, sum(_VALUES))
     groups = [*_groups(model, settings.decay), {"params": namer.parameters(), "scale": 1.0}]
     optimiser = torch.optim.AdamW(groups, lr=settings.rate)

@@ -30,7 +30,7 @@ def probe_table(reports: Sequence[Report]) -> Table:
         "commonest class of the training side",
         show_lines=True,
     )
-    table.add_column("backbone")
+    table.add_column("backbone", overflow="fold")
     table.add_column("head")
     for title in METRICS.values():
         table.add_column(title, justify="right")
