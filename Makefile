@@ -10,10 +10,11 @@ DEMO := demo
 demo: .venv/installed
 	$(BIN)/embedstore phantoms $(DEMO)/films --patients 60 --size 384
 	$(BIN)/embedstore extract $(DEMO)/films/manifest.csv --store $(DEMO)/films.zarr \
-		--backbone statistics --backbone convnext_tiny@random
+		--backbone statistics --backbone phantom-clip
 	$(BIN)/embedstore info $(DEMO)/films.zarr
-	$(BIN)/embedstore search $(DEMO)/films.zarr --id p0000_L_MLO --backbone statistics -k 5
-	$(BIN)/embedstore probe $(DEMO)/films.zarr --label density --head logistic --head knn
+	$(BIN)/embedstore search $(DEMO)/films.zarr --id p0000_L_MLO --backbone phantom-clip -k 5
+	$(BIN)/embedstore probe $(DEMO)/films.zarr --label density --order A,B,C,D \
+		--head logistic --head knn
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q

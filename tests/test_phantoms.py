@@ -187,13 +187,13 @@ def test_written_manifest_matches_the_files(tmp_path: Path) -> None:
     files = {
         path.relative_to(manifest.parent).as_posix() for path in manifest.parent.rglob("*.png")
     }
-    assert list(rows[0]) == ["image", "patient", "laterality", "view", "density", "label"]
+    assert list(rows[0]) == ["image", "patient", "laterality", "view", "density", "film_label"]
     assert files == {row["image"] for row in rows}
     for row, film in zip(rows, films(2, seed=11), strict=True):
         with Image.open(manifest.parent / row["image"]) as image:
             assert image.mode == "L"
             assert (np.asarray(image) == render(film, 96)).all()
-        assert row["label"] == ("yes" if film.labelled else "no")
+        assert row["film_label"] == ("yes" if film.labelled else "no")
         seen = (row["patient"], row["laterality"], row["view"], row["density"])
         assert seen == (film.patient, film.laterality, film.view, film.density)
 

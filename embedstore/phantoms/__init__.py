@@ -84,7 +84,7 @@ def write(
     manifest = folder / "manifest.csv"
     with manifest.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
-        table.writerow(["image", "patient", "laterality", "view", "density", "label"])
+        table.writerow(["image", "patient", "laterality", "view", "density", "film_label"])
         for film in listed:
             name = f"images/{film.patient}_{film.laterality}_{film.view}.png"
             Image.fromarray(render(film, size)).save(folder / name)
