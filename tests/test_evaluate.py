@@ -8,8 +8,6 @@ import sys
 
 import numpy as np
 import pytest
-from embedstore.probes.knn import KNNProbe
-from embedstore.probes.logistic import LogisticProbe
 from sklearn import metrics as sk
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
@@ -21,6 +19,8 @@ from threadpoolctl import threadpool_limits
 from embedstore import evaluate as module
 from embedstore.errors import DataError, UsageError
 from embedstore.evaluate import evaluate, order_of, standardisation
+from embedstore.probes.knn import KNNProbe
+from embedstore.probes.logistic import LogisticProbe
 from embedstore.splits import holdout, kfold
 from embedstore.types import Embeddings, Recipe, Report, Spec
 

@@ -4,14 +4,15 @@ import pickle
 
 import numpy as np
 import pytest
-from embedstore.probes.knn import KNNProbe
-from embedstore.probes.logistic import LogisticProbe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from embedstore.probes.knn import KNNProbe
+from embedstore.probes.logistic import LogisticProbe
 
 
 @parametrize_with_checks(
