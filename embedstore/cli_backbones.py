@@ -48,11 +48,15 @@ def list_(
 
 @app.command()
 def show(name: Name) -> None:
-    """Load a backbone and print its Spec as JSON."""
+    """Load a backbone and print what is known of it, and its Spec, as JSON."""
+    from dataclasses import asdict
+
     from embedstore.backbones import load_backbone
+    from embedstore.backbones.catalogue import entry
 
     spec = load_backbone(name).spec
-    print(json.dumps({"key": spec.key, **spec.to_dict()}, indent=2))
+    known = {k: v for k, v in asdict(entry(name)).items() if k in {"source", "licence"}}
+    print(json.dumps({"key": spec.key, **known, **spec.to_dict()}, indent=2))
 
 
 @app.command()

@@ -91,7 +91,7 @@ def test_another_resize_mode_is_placed(copy: Path) -> None:
     checks = {c.part: c for c in verify(copy)}
     assert "plain.resize is 'squash', was 'centre-crop'" in checks["recipe"].seen
     wrong = {p for p, c in checks.items() if not c.ok}
-    assert {"files", "recipe"} <= wrong
+    assert {"files", "recipe", "preprocessed images", "image to vector, plain"} <= wrong
     assert not {"decoding", "weights", "tokenizer", "image vectors", "text vectors"} & wrong
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import timm
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 
 from embedstore import registry
-from embedstore.backbones import RANDOM, parse
+from embedstore.backbones import NOTE, RANDOM, parse
 from embedstore.backbones.weights import explained
 from embedstore.errors import UsageError
 
@@ -41,7 +42,7 @@ def entry(name: str) -> Entry:
     """Describe one backbone by the name a user types."""
     loader, model, weights = parse(name)
     if loader in {"timm", "open_clip"} and weights and Path(weights).is_dir():
-        return Entry(name, "a folder", 0, loader == "open_clip", UNKNOWN, True)
+        return Entry(name, "a folder", 0, loader == "open_clip", _noted_licence(weights), True)
     known: dict[str, Callable[[], Entry]] = {
         "biomedclip": lambda: Entry(
             name, BIOMEDCLIP, 512, True, "MIT", _cached(BIOMEDCLIP, "open_clip_config.json")
@@ -108,6 +109,14 @@ def timm_dim(model: str) -> int:
     with torch.device("meta"):
         net = timm.create_model(model, num_classes=0)
     return int(getattr(net, "head_hidden_size", None) or net.num_features)
+
+
+def _noted_licence(folder: str) -> str:
+    """Return the licence a bundle's note names."""
+    try:
+        return str(json.loads((Path(folder) / NOTE).read_text())["licence"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return UNKNOWN
 
 
 def _cached(hub_id: str, file: str) -> bool:
