@@ -142,6 +142,11 @@ def test_a_sentence_about_the_unseen_counts_neither_way() -> None:
     assert known.tolist() == [[True, False, True, False], [True] * 4]
 
 
+def test_a_batch_without_a_true_sentence_has_no_loss() -> None:
+    nothing = torch.zeros(3, 3, dtype=torch.bool)
+    assert contrastive_loss(torch.rand(3, 3), nothing, ~nothing).item() == 0
+
+
 def test_training_writes_a_folder_that_loads(tmp_path: Path) -> None:
     out = tmp_path / "model"
     flags = ["--patients", "2", "--steps", "3", "--batch", "4", "--workers", "1"]

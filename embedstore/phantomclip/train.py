@@ -119,7 +119,8 @@ def contrastive_loss(
         log_share = scores.masked_fill(~valid, -1e4).log_softmax(dim=1)
         some = wanted.any(dim=1)
         mean = (log_share * wanted).sum(dim=1)[some] / wanted.sum(dim=1)[some]
-        sides.append(-mean.mean())
+        # a small batch may hold no true sentence at all
+        sides.append(-mean.mean() if some.any() else scores.sum() * 0)
     return (sides[0] + sides[1]) / 2
 
 
