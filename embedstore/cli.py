@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -20,7 +21,7 @@ from embedstore.errors import DataError, EmbedstoreError, ManifestError, UsageEr
 if TYPE_CHECKING:
     from embedstore.manifest import Manifest
     from embedstore.store import Store
-    from embedstore.types import Recipe, Resize, Spec
+    from embedstore.types import Recipe, Resize, Sample, Spec
 
 app = typer.Typer(
     help="Frozen embeddings of medical images in plain Zarr, and honest probes on them.",
@@ -83,6 +84,7 @@ def extract(
         _say(err, f"note: {note}")
     samples = list(table.samples)
     if patient_ids == "hash":
+        _tell_readable_ids(samples)
         samples = pseudonymise(samples, store)
     plan = extraction.choose(device, precision, batch_size, workers, len(samples))
     _say(err, f"running on {plan}")
@@ -100,6 +102,8 @@ def extract(
         )
     _tell_failures(summary.failures)
     _say(out, f"{store}: {summary.samples} samples, {summary.seconds:.1f} s")
+    if summary.failures and not any([*summary.written.values(), *summary.already.values()]):
+        raise DataError(f"none of the {summary.samples} images could be used")
 
 
 @app.command()
@@ -220,6 +224,8 @@ def phantoms(
 
 def main() -> None:
     """Run the command line; every error is one line unless ``--debug`` is given."""
+    # a batch system ends a job with SIGTERM: to be treated as Ctrl-C is
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for noisy in ("huggingface_hub", "timm", "open_clip", "transformers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -357,6 +363,17 @@ def _tell_manifest(table: Manifest) -> None:
     _say(err, f"labels {', '.join(table.labels) or 'none'}")
     for note in table.notes:
         _say(err, f"note: {note}")
+
+
+def _tell_readable_ids(samples: list[Sample]) -> None:
+    """Say so where a file's name gives away the patient that the hash hides."""
+    shown = [s for s in samples if s.group and (s.group in s.id or s.group in s.path.name)]
+    if shown:
+        _say(
+            err,
+            f"note: the ids or file names of {len(shown)} images hold the patient's id "
+            f"({shown[0].id}); only the patient and exam columns are hashed",
+        )
 
 
 def _tell_failures(failures: list[Any], shown: int = 5) -> None:

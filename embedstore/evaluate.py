@@ -23,8 +23,8 @@ from embedstore.metrics import (
 from embedstore.splits import holdout, kfold, linked
 from embedstore.types import Embeddings, Floats, Report, Score, Split
 
-Answers = tuple[NDArray[np.float64], NDArray[np.intp]]
-"""Of each image (n, k) probabilities, and (n,) the commonest class of what the head learnt from."""
+Answers = NDArray[np.float64]
+"""(n, k) probabilities, each row by a head that did not see the image's patient."""
 
 
 def labelled(embeddings: Embeddings, label: str) -> tuple[Embeddings, NDArray[np.str_], int]:
@@ -119,7 +119,7 @@ def evaluate(
         split=f"{splits[0].method}, {repeats} seeds" if repeats > 1 else splits[0].method,
         split_fingerprint=splits[0].fingerprint,
         metrics=_metrics(truth, groups, splits, runs, seed),
-        confusion=_confusion(truth[tested], runs[0][0][tested]),
+        confusion=_confusion(truth[tested], runs[0][tested]),
         n_train=int(np.mean([len(train) for train, _ in splits[0]])),
         n_test=int(tested.sum()),
         n_patients=len(np.unique(groups[tested])),
@@ -155,10 +155,10 @@ def _metrics(
     ever = np.any([split.fold >= 0 for split in splits], axis=0)
     weights = patient_weights(groups[ever], RESAMPLES, seed)
     draws, lows = [], []
-    for split, (probabilities, majority) in zip(splits, runs, strict=True):
+    for split, probabilities in zip(splits, runs, strict=True):
         tested = split.fold >= 0
         draws.append(resampled(truth[tested], probabilities[tested], weights[:, tested[ever]]))
-        lows.append(floors(truth[tested], majority[tested], probabilities.shape[1]))
+        lows.append(floors(truth[tested], probabilities.shape[1]))
     return scores(draws, {m: float(np.mean([f[m] for f in lows])) for m in lows[0]})
 
 
@@ -178,7 +178,6 @@ def _run(
     make_probe: Callable[[], Any],
 ) -> Answers:
     probabilities = np.zeros((len(truth), classes))
-    majority = np.zeros(len(truth), dtype=np.intp)
     vectors = np.asarray(embeddings.vectors, dtype=np.float32)
     for train, test in split:
         mean, scale = standardisation(vectors[train])
@@ -189,8 +188,7 @@ def _run(
             probe.fit((vectors[train] - mean) / scale, truth[train])
         answered = probe.predict_proba((vectors[test] - mean) / scale)
         probabilities[np.ix_(test, np.asarray(probe.classes_, dtype=np.intp))] = answered
-        majority[test] = np.bincount(truth[train], minlength=classes).argmax()
-    return probabilities, majority
+    return probabilities
 
 
 def standardisation(train: Floats) -> tuple[Floats, Floats]:

@@ -6,13 +6,14 @@ manifest's order whatever the number of workers.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from embedstore.errors import EmbedstoreError, ImageError, ManifestError
+from embedstore.errors import ImageError, ManifestError, StoreError, UsageError
 from embedstore.images.decode import read
 from embedstore.images.recipe import apply
 from embedstore.store import Failure, Store
@@ -33,6 +34,7 @@ from embedstore.writer import Writer
 
 Precision = Literal["float32", "bfloat16"]
 COMMIT_SECONDS = 10.0
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 FEW = 64
 
 
@@ -130,6 +132,7 @@ def extract(
             note = {"note": getattr(backbone, "note", "")}
             writer.add_spec(backbone.spec, provenance(plan) | note)
         writer.commit()
+        _refuse_other_precision(writer.store(), backbones, plan)
         work = _missing(writer.store(), rows, backbones, retry, summary)
         total, done = sum(len(job.rows) for job in work), 0
         for job in work:
@@ -168,7 +171,12 @@ def _register(writer: Writer, samples: Sequence[Sample], summary: Summary) -> ND
     store = writer.store()
     known = {i: row for row, i in enumerate(store.column("id").tolist())}
     fresh = [s for s in samples if s.id not in known]
-    _refuse_other_labels(store, [s for s in samples if s.id in known], known)
+    old = [s for s in samples if s.id in known]
+    _refuse_other_labels(store, old, known)
+    for name in dict.fromkeys(n for s in old for n in s.labels):
+        if name not in store.labels:
+            values = {known[s.id]: s.labels.get(name, "") for s in old}
+            writer.add_label(name, [values.get(row, "") for row in range(len(store))])
     if fresh:
         writer.add_samples(fresh)
         known |= {s.id: len(store) + i for i, s in enumerate(fresh)}
@@ -190,6 +198,17 @@ def _refuse_other_labels(store: Store, samples: Sequence[Sample], known: dict[st
                     f"{str(columns[name][row])!r} in the store; extract into a new store, or give "
                     f"changed images new ids"
                 )
+
+
+def _refuse_other_precision(store: Store, backbones: Sequence[Backbone], plan: Plan) -> None:
+    """Stop before vectors of two precisions stand under one key."""
+    for backbone in backbones:
+        made = store.provenance[backbone.spec.key]["precision"]
+        if made != plan.precision:
+            raise UsageError(
+                f"{store.path}: the vectors of {backbone.spec.backbone} were made in {made}, not "
+                f"{plan.precision}; give --precision {made}, or another store"
+            )
 
 
 def _missing(
@@ -252,9 +271,12 @@ def _as_list(items: list[_Item]) -> list[_Item]:
     return items
 
 
-def _ignore_interrupt(_worker: int) -> None:
+def _prepare_worker(_worker: int) -> None:
     # Ctrl-C reaches the whole process group; the main process decides
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":  # or a reader outlives a main process that was killed
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     torch.set_num_threads(1)
 
 
@@ -277,7 +299,7 @@ class _Run:
             batch_size=self.plan.batch_size,
             num_workers=self.plan.workers,
             collate_fn=_as_list,
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=_prepare_worker,
         )
         committed = time.monotonic()
         try:
@@ -287,8 +309,9 @@ class _Run:
                     self.writer.commit()
                     committed = time.monotonic()
                 yield len(items)
-        except (KeyboardInterrupt, EmbedstoreError):
-            self.writer.commit()
+        except BaseException:
+            with suppress(StoreError):  # the first error is the one to tell
+                self.writer.commit()
             raise
         self.writer.commit()
 

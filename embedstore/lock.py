@@ -12,6 +12,18 @@ from pathlib import Path
 
 from embedstore.errors import StoreBusy
 
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """Close the locks a forked child inherits: it would hold them on after its parent's death."""
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
 
 @contextmanager
 def write_lock(path: Path) -> Iterator[None]:
@@ -23,6 +35,7 @@ def write_lock(path: Path) -> Iterator[None]:
         Another living process holds it; the message names its pid and host.
     """
     handle = _acquire(path)
+    _held.add(handle)
     try:
         os.ftruncate(handle, 0)
         os.pwrite(
@@ -31,6 +44,7 @@ def write_lock(path: Path) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+        _held.discard(handle)
         os.close(handle)
 
 

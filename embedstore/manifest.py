@@ -191,6 +191,8 @@ def _from_table(
     for name in wanted:
         if empty := sum(not value for value in text[name]):
             findings.notes.append(f"label {name!r} is empty in {empty} of {len(ids)} rows")
+    if _numbered_within_patients(roles, text):
+        findings.notes.append("exam ids repeat from patient to patient: taken with the patient's")
     samples = tuple(_samples(ids, paths, roles, wanted, text))
     return Manifest(samples, roles, tuple(wanted), (*findings.notes, *_patient_note(roles)))
 
@@ -288,6 +290,9 @@ def _samples(
 ) -> Iterable[Sample]:
     blank = [""] * len(ids)
     known = {role: text[roles[role]] if role in roles else blank for role in USUAL}
+    if _numbered_within_patients(roles, text):
+        pairs = zip(known["patient"], known["exam"], strict=True)
+        known["exam"] = [f"{p}/{e}" if p and e else e for p, e in pairs]
     for i, (sample_id, path) in enumerate(zip(ids, paths, strict=True)):
         yield Sample(
             id=sample_id,
@@ -299,6 +304,15 @@ def _samples(
             split=known["split"][i],
             labels={name: text[name][i] for name in wanted},
         )
+
+
+def _numbered_within_patients(roles: Mapping[str, str], text: Mapping[str, list[str]]) -> bool:
+    """Say whether one exam id stands for exams of several patients ("1", "2", …)."""
+    if not {"patient", "exam"} <= roles.keys():
+        return False
+    both = zip(text[roles["patient"]], text[roles["exam"]], strict=True)
+    pairs = {(p, e) for p, e in both if p and e}
+    return len(pairs) > len({e for _, e in pairs})
 
 
 def _from_folder(folder: Path) -> Manifest:

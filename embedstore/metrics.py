@@ -149,12 +149,13 @@ def resampled(
     return values
 
 
-def floors(truth: NDArray[np.intp], majority: NDArray[np.intp], classes: int) -> dict[str, float]:
-    """Return what always answering the training side's commonest class gets.
+def floors(truth: NDArray[np.intp], classes: int) -> dict[str, float]:
+    """Return what always answering the commonest class gets; AUROC is one half by definition.
 
-    `majority` is that class for every image, (n,). The same for any order of images, so AUROC is
-    one half by definition.
+    The commonest of the tested images, so that the floor never falls below chance: with balanced
+    classes the training side's commonest class is the test side's rarest.
     """
+    majority = np.full_like(truth, np.bincount(truth, minlength=classes).argmax())
     counts = confusion(truth, majority, classes, np.ones((1, len(truth))))
     return {name: float(metric(counts)[0]) for name, metric in FROM_COUNTS.items()} | {"auroc": 0.5}
 

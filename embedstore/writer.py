@@ -92,6 +92,13 @@ class Writer:
                 name = array.removeprefix("samples/labels/")
                 appender.append([s.labels.get(name, "") for s in samples])
 
+    def add_label(self, name: str, values: Sequence[str]) -> None:
+        """Add a label column to the samples there are; one value each."""
+        if len(values) != self._appenders["samples/id"].rows:
+            raise StoreError(f"{len(values)} values of {name!r}, not one for each sample")
+        self._open_columns([name], "samples/labels")
+        self._appenders[f"samples/labels/{name}"].append(values)
+
     def add_spec(self, spec: Spec, provenance: Mapping[str, Any]) -> None:
         """Make room for the vectors of a Spec; nothing happens where there is some."""
         prefix = f"embeddings/{spec.key}"

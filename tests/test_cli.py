@@ -615,8 +615,10 @@ def test_a_store_of_failures_only_is_told_so(
     (tmp_path / "films" / "a.png").write_text("no image")
     store = str(tmp_path / "s.zarr")
     arguments = ["extract", str(tmp_path / "films"), "--backbone", "statistics", "--store", store]
-    assert _run(arguments, False) == 0
-    assert "0 new, 0 already there, 1 failed" in capsys.readouterr().out
+    assert _run(arguments, False) == 1
+    said = capsys.readouterr()
+    assert "0 new, 0 already there, 1 failed" in said.out
+    assert "error: none of the 1 images could be used" in said.err
     for options in ([], ["--backbone", "statistics"]):
         for command in (["search", store, "--id", "a"], ["probe", store, "--label", "class"]):
             code, error = refused(capsys, *command, *options)

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from embedstore.backbones import load_backbone
-from embedstore.errors import ImageError, ManifestError
+from embedstore.errors import ImageError, ManifestError, UsageError
 from embedstore.extract import Plan, Summary, extract
 from embedstore.images.recipe import RECIPES
 from embedstore.manifest import read_manifest
@@ -192,6 +192,23 @@ def test_bfloat16_stays_close_to_float32(films: Path, tmp_path: Path) -> None:
     assert ((vectors[0] * vectors[1]).sum(1) > 0.999).all()
 
 
+def test_a_label_column_that_comes_later_is_added(films: Path, tmp_path: Path) -> None:
+    run(films, tmp_path / "s.zarr", Sums(plain()))
+    vendors = ["V1", "V2"] * 6
+    table = pl.read_csv(films).with_columns(pl.Series("vendor", vendors))
+    later = read_manifest(table[::-1], root=films.parent).samples
+    summary = extract(later, tmp_path / "s.zarr", [Sums(plain())], PLAN)
+    store = Store.open(tmp_path / "s.zarr")
+    assert store.column("vendor").tolist() == vendors
+    assert set(summary.written.values()) == {0}
+
+
+def test_two_precisions_do_not_meet_under_one_key(films: Path, tmp_path: Path) -> None:
+    run(films, tmp_path / "s.zarr", Sums(plain()))
+    with pytest.raises(UsageError, match="made in float32, not bfloat16"):
+        run(films, tmp_path / "s.zarr", Sums(plain()), plan=Plan("cpu", "bfloat16", 4, 0))
+
+
 def test_provenance_names_what_made_the_vectors(films: Path, tmp_path: Path) -> None:
     backbone = Sums(plain())
     run(films, tmp_path / "s.zarr", backbone)
@@ -216,8 +233,8 @@ sys.exit(_run({arguments!r}, False))
 """
 
 
-def test_ctrl_c_commits_and_says_how_to_go_on(films: Path, tmp_path: Path) -> None:
-    store = tmp_path / "s.zarr"
+def slow_extraction(films: Path, store: Path) -> tuple[str, subprocess.Popen[str]]:
+    """Start an extraction of two images at a time, and return when some are through."""
     arguments = ["extract", str(films), "--store", str(store), "--backbone", "slow"]
     arguments += ["--batch-size", "2", "--workers", "2"]
     code = SLOW.format(tests=str(Path(__file__).parent), arguments=arguments)
@@ -231,6 +248,12 @@ def test_ctrl_c_commits_and_says_how_to_go_on(films: Path, tmp_path: Path) -> No
     assert child.stdout is not None
     for _ in range(2):
         child.stdout.readline()
+    return code, child
+
+
+def test_ctrl_c_commits_and_says_how_to_go_on(films: Path, tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    code, child = slow_extraction(films, store)
     began = time.monotonic()
     os.killpg(child.pid, signal.SIGINT)
     _, complaint = child.communicate(timeout=30)
@@ -242,3 +265,16 @@ def test_ctrl_c_commits_and_says_how_to_go_on(films: Path, tmp_path: Path) -> No
     assert 2 <= len(Store.open(store).read(spec)) <= 8
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert len(Store.open(store).read(spec)) == 12
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_when_only_the_main_process_is_killed_no_reader_keeps_the_lock(
+    films: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    store = tmp_path / "s.zarr"
+    code, child = slow_extraction(films, store)
+    child.send_signal(how)
+    # the readers hold the pipe too: it ends when the last of them is gone
+    child.communicate(timeout=10)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert len(Store.open(store).read(Sums(plain()).spec)) == 12

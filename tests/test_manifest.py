@@ -17,7 +17,7 @@ from embedstore.types import Sample
 
 ROWS = [
     {"image": "a.png", "id": "007", "patient": "01", "exam": "e1", "view": "CC", "tissue": "dense"},
-    {"image": "b.png", "id": "7", "patient": "1", "exam": "e1", "view": "MLO", "tissue": ""},
+    {"image": "b.png", "id": "7", "patient": "1", "exam": "e2", "view": "MLO", "tissue": ""},
     {"image": "sub/c.png", "id": "é", "patient": "2", "exam": "", "view": "", "tissue": "f, g"},
 ]
 NO_PATIENT = "no patient column: every image will count as a patient of its own"
@@ -409,3 +409,15 @@ def test_the_note_on_patients_stands_only_without_them(folder: Path) -> None:
     with_patient = {"image": ["a.png"], "patient": ["1"]}
     assert read_manifest(pl.DataFrame(with_patient), root=folder).notes == ()
     assert read_manifest(pl.DataFrame({"image": ["a.png"]}), root=folder).notes == (NO_PATIENT,)
+
+
+def test_exams_numbered_within_each_patient_are_not_one_exam(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("L", (10, 10)).save(tmp_path / f"{name}.png")
+    rows = {"image": ["a.png", "b.png", "c.png"], "patient": ["p", "q", "q"], "exam": ["1"] * 3}
+    found = read_manifest(pl.DataFrame(rows), root=tmp_path)
+    exams = [s.exam for s in found.samples]
+    assert exams[0] != exams[1] == exams[2]
+    assert any("exam ids repeat" in note for note in found.notes)
+    unique = read_manifest(pl.DataFrame(rows | {"exam": ["1", "2", "2"]}), root=tmp_path)
+    assert [s.exam for s in unique.samples] == ["1", "2", "2"]

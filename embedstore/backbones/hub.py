@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 
-from embedstore.backbones.weights import explained
+from embedstore.errors import BackboneError
 
 
 def hub_folder(hub_id: str, patterns: list[str]) -> Path:
@@ -17,14 +18,15 @@ def hub_folder(hub_id: str, patterns: list[str]) -> Path:
     BackboneError
         Neither the cache has them nor can the hub be reached.
     """
-    remedy = (
-        "without internet, download that page's files elsewhere, copy the folder here, and give "
-        "the folder as the backbone"
-    )
     try:
-        cached = snapshot_download(hub_id, allow_patterns=patterns, local_files_only=True)
-        return Path(cached)
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=True))
     except OSError:
         pass
-    with explained(f"{hub_id} is not in this machine's cache and cannot be downloaded", remedy):
+    try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise BackboneError(
+            f"{hub_id} is not in this machine's cache and the hub cannot be reached "
+            f"({type(error).__name__}); on a machine with internet run `embedstore backbones "
+            f"bundle`, carry the folder here and give it as the backbone"
+        ) from error

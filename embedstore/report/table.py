@@ -27,7 +27,7 @@ def probe_table(reports: Sequence[Report]) -> Table:
         title=f"{escape(first.label)}: {first.split}, {first.n_test} images of "
         f"{first.n_patients} patients",
         caption="below each score its 95 % interval from resampling patients; floor: always the "
-        "commonest class of the training side",
+        "commonest class",
         show_lines=True,
     )
     table.add_column("backbone", overflow="fold")
