@@ -147,7 +147,8 @@ def test_extract_embeds_all_but_the_unreadable_image(world: World) -> None:
     assert "s.zarr: 24 samples" in world.first.stdout
     failed = [line for line in world.first.stderr.splitlines() if line.startswith("failed:")]
     assert failed == [
-        f"failed: {Path('films/broken.png')}: decode: not an image in a format known here"
+        f"failed: {Path('films/broken.png')}: decode: not an image in a format known here "
+        "(PNG, JPEG, TIFF, PGM, DICOM)"
     ]
     assert "24 images; columns image=file, id=image_id, patient=patient" in world.first.stderr
     assert "labels tissue, rare" in world.first.stderr
@@ -343,7 +344,8 @@ def test_strict_stops_at_the_first_unreadable_image(world: World) -> None:
     assert stopped.returncode == 1
     errors = [x for x in stopped.stderr.splitlines() if x.startswith("error:")]
     assert errors == [
-        f"error: decode: {Path('films/broken.png')}: not an image in a format known here"
+        f"error: decode: {Path('films/broken.png')}: not an image in a format known here "
+        "(PNG, JPEG, TIFF, PGM, DICOM)"
     ]
     assert stopped.stderr.splitlines()[-1] == errors[0]
     assert "Traceback" not in stopped.stderr

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import tifffile
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from embedstore.errors import ImageError
 from embedstore.images.decode import decode, read
@@ -278,5 +280,21 @@ def test_an_image_error_crosses_process_borders_whole() -> None:
     error = pickle.loads(pickle.dumps(refusal(b"nothing")))
     assert (error.stage, str(error)) == (
         "decode",
-        "decode: not an image in a format known here",
+        "decode: not an image in a format known here (PNG, JPEG, TIFF, PGM, DICOM)",
     )
+
+
+def test_a_dicom_file_is_read_as_pydicom_shows_it(tmp_path: Path) -> None:
+    stored = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)
+    ds = pydicom.dcmread(get_testdata_file("CT_small.dcm", download=False))
+    ds.Rows, ds.Columns, ds.PixelRepresentation, ds.BitsStored, ds.HighBit = 64, 48, 0, 12, 11
+    ds.PixelData = stored.tobytes()
+    for keyword in ("PixelPaddingValue", "RescaleSlope", "RescaleIntercept"):
+        if keyword in ds:
+            del ds[keyword]
+    ds.WindowCenter, ds.WindowWidth = 1500, 800
+    ds.save_as(tmp_path / "a.dcm")
+    digest, pixels = read(tmp_path / "a.dcm")
+    expected = pydicom.pixels.apply_windowing(stored, ds)  # onto 0 to 4095
+    np.testing.assert_allclose(pixels / 65535, expected / 4095, atol=1e-3)
+    assert digest == hashlib.sha256((tmp_path / "a.dcm").read_bytes()).digest()[:16]

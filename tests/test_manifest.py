@@ -359,7 +359,7 @@ def test_a_column_without_a_name_is_no_label(folder: Path) -> None:
 
 def test_a_folder_is_read_with_its_sub_folders_as_classes(tmp_path: Path) -> None:
     names = ["dense/1.png", "dense/deep/2.TIF", "fatty/3.pgm", "fatty/4.jpeg", "loose.jpg"]
-    for name in [*names, "dense/notes.txt", "fatty/1.dcm"]:
+    for name in [*names, "dense/notes.txt", "fatty/1.doc"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "folder.png").mkdir()

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from embedstore.errors import ImageError
+from embedstore.images import dicom
 from embedstore.types import Pixels
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".dcm", ".dicom"})
 """File name endings taken for images when a folder is walked."""
 
 FORMATS = ("PNG", "JPEG", "TIFF", "PPM")
@@ -47,22 +48,30 @@ def read(path: Path) -> tuple[bytes, Pixels]:
 
 
 def decode(data: bytes) -> Pixels:
-    """Decode PNG, JPEG, TIFF or PGM to (h, w) or (h, w, 3) pixels, uint8 or uint16."""
+    """Decode PNG, JPEG, TIFF, PGM or DICOM to (h, w) or (h, w, 3) pixels, uint8 or uint16.
+
+    Of a multi-frame DICOM file the first frame, of several windows the first.
+    """
+    pixels = dicom.decode(data) if dicom.is_dicom(data) else _picture(data)
+    _check_shape(*pixels.shape[:2])
+    return pixels
+
+
+def _picture(data: bytes) -> Pixels:
     try:
         with warnings.catch_warnings():
             # what Pillow only warns of (odd tags, 89 megapixels) is no reason to leave an image out
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                pixels = _pixels(image)
+                return _pixels(image)
     except UnidentifiedImageError as error:
-        raise ImageError("decode", "not an image in a format known here") from error
+        known = "PNG, JPEG, TIFF, PGM, DICOM"
+        raise ImageError("decode", f"not an image in a format known here ({known})") from error
     except ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - Pillow raises nearly anything on a damaged file
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ImageError("decode", reason) from error
-    _check_shape(*pixels.shape[:2])
-    return pixels
 
 
 def _check_shape(h: int, w: int) -> None:

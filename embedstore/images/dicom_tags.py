@@ -1,0 +1,225 @@
+"""What is read of a DICOM file besides its pixels: an allow-list, read without the pixels."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.sr._snomed_dict import mapping as SNOMED
+from pydicom.sr.codedict import codes
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pydicom.valuerep import VR
+
+from embedstore.errors import ImageError
+
+LARGEST_INFLATED = 4 * 2**30
+"""Bytes a deflated data set may unfold to; deflate packs up to 1032 to 1."""
+
+_VRS = {vr.value.encode() for vr in VR if len(vr) == 2}
+_LONGEST_FIRST = 1024  # bytes; a first element is a character set, an image type or a UID
+_LONGEST_REASON = 300  # characters
+# CID 4014 as ViewPosition (0018,5101) names the same views: DICOM PS3.16 table CID 4014
+_VIEWS = {
+    codes.cid4014.CranioCaudal.value: "CC",
+    codes.cid4014.MedioLateralObliqueProjection.value: "MLO",
+    codes.cid4014.MedioLateralProjection.value: "ML",
+    codes.cid4014.LateroMedial.value: "LM",
+    codes.cid4014.LateroMedialOblique.value: "LMO",
+    codes.cid4014.CaudoCranial.value: "FB",
+    codes.cid4014.SuperolateralToInferomedialOblique.value: "SIO",
+    codes.cid4014.CranioCaudalExaggeratedLaterally.value: "XCCL",
+    codes.cid4014.CranioCaudalExaggeratedMedially.value: "XCCM",
+}
+_READ = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "PatientID",
+    "Modality",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "PresentationIntentType",
+    "ImageLaterality",
+    "Laterality",
+    "ViewPosition",
+    "ViewCodeSequence",
+    "SharedFunctionalGroupsSequence",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "BitsStored",
+    "PhotometricInterpretation",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """What a file says of itself; "" or 0 where it says nothing. Names and dates are not read.
+
+    Attributes
+    ----------
+    laterality
+        "L", "R" or "B": ImageLaterality, or FrameLaterality of a multi-frame file, or Laterality.
+    view
+        "CC", "MLO", ...: ViewPosition, or the same abbreviation for a code of CID 4014.
+    presentation_intent
+        "FOR PRESENTATION" or "FOR PROCESSING".
+    rows, columns
+        Pixels.
+    transfer_syntax
+        The UID.
+    """
+
+    patient_id: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    sop_uid: str = ""
+    sop_class: str = ""
+    modality: str = ""
+    laterality: str = ""
+    view: str = ""
+    manufacturer: str = ""
+    model: str = ""
+    presentation_intent: str = ""
+    rows: int = 0
+    columns: int = 0
+    frames: int = 0
+    bits_stored: int = 0
+    photometric: str = ""
+    transfer_syntax: str = ""
+
+
+def is_dicom(data: bytes) -> bool:
+    """Tell a DICOM file from its first bytes (132 or more): "DICM", or a plausible data set.
+
+    Without the preamble of PS3.10 7.1, the first element must be of group 0002 or 0008, with a
+    known value representation or, where none is written, a short even length.
+    """
+    if data[128:132] == b"DICM":
+        return True
+    if len(data) < 8 or data[:2] not in {b"\2\0", b"\x08\0", b"\0\x08"}:
+        return False
+    length = int.from_bytes(data[4:8], "little")
+    return data[4:6] in _VRS or (
+        data[:2] == b"\x08\0" and length % 2 == 0 and length <= _LONGEST_FIRST
+    )
+
+
+def tags(source: bytes | Path) -> Tags:
+    """Read the tags of a file, or of its bytes, and stop before the pixels.
+
+    Raises
+    ------
+    ImageError
+        At stage "read" or "decode", saying why.
+    """
+    with guarded():
+        try:
+            file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+        except OSError as error:
+            raise ImageError("read", error.strerror or str(error)) from error
+        with file:
+            if not is_dicom(file.read(132)):
+                raise ImageError("decode", "not a DICOM file")
+            return _tags(parse(file, pixels=False))
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Whatever pydicom or a codec raises becomes an ImageError; what they warn of is not heard."""
+    log = logging.getLogger("pydicom")
+    passed_on, log.propagate = log.propagate, False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ImageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - and on a damaged file they raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError("decode", reason[:_LONGEST_REASON]) from error
+    finally:
+        log.propagate = passed_on
+
+
+def parse(file: BinaryIO, pixels: bool = True) -> Dataset:
+    """Parse a file; where it does not name its transfer syntax, the one it was read with is set."""
+    _refuse_bomb(file)
+    only = {} if pixels else {"specific_tags": _READ}
+    ds = dcmread(file, force=True, stop_before_pixels=not pixels, **only)  # type: ignore[arg-type]
+    if "TransferSyntaxUID" not in ds.file_meta:
+        implicit, little = ds.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return ds
+
+
+def _refuse_bomb(file: BinaryIO) -> None:
+    """Inflate a deflated data set once without keeping it: pydicom would do so without a limit."""
+    file.seek(0)
+    read_preamble(file, force=True)
+    syntax = _read_file_meta_info(file).get("TransferSyntaxUID")
+    if syntax == DeflatedExplicitVRLittleEndian:
+        inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while rest := inflate.unconsumed_tail or file.read(2**20):
+            size += len(inflate.decompress(rest, 2**24))
+            if size > LARGEST_INFLATED:
+                raise ImageError("decode", f"deflated data of over {LARGEST_INFLATED} bytes")
+    file.seek(0)
+
+
+def _tags(ds: Dataset) -> Tags:
+    return Tags(
+        patient_id=_text(ds, "PatientID"),
+        study_uid=_text(ds, "StudyInstanceUID"),
+        series_uid=_text(ds, "SeriesInstanceUID"),
+        sop_uid=_text(ds, "SOPInstanceUID"),
+        sop_class=_text(ds, "SOPClassUID"),
+        modality=_text(ds, "Modality"),
+        laterality=_laterality(ds),
+        view=_view(ds),
+        manufacturer=_text(ds, "Manufacturer"),
+        model=_text(ds, "ManufacturerModelName"),
+        presentation_intent=_text(ds, "PresentationIntentType"),
+        rows=int(ds.get("Rows") or 0),
+        columns=int(ds.get("Columns") or 0),
+        frames=int(ds.get("NumberOfFrames") or ("Rows" in ds)),
+        bits_stored=int(ds.get("BitsStored") or 0),
+        photometric=_text(ds, "PhotometricInterpretation"),
+        transfer_syntax=str(ds.file_meta.TransferSyntaxUID),
+    )
+
+
+def _text(ds: Dataset, keyword: str) -> str:
+    return str(ds.get(keyword) or "").strip()
+
+
+def _laterality(ds: Dataset) -> str:
+    frame = Dataset()
+    for groups in (ds.get("SharedFunctionalGroupsSequence") or [])[:1]:
+        frame = (groups.get("FrameAnatomySequence") or [frame])[0]
+    frame_laterality = _text(frame, "FrameLaterality")
+    return _text(ds, "ImageLaterality") or frame_laterality or _text(ds, "Laterality")
+
+
+def _view(ds: Dataset) -> str:
+    code = (ds.get("ViewCodeSequence") or [Dataset()])[0]
+    value, meaning = _text(code, "CodeValue"), _text(code, "CodeMeaning")
+    value = SNOMED["SRT"].get(value, value)  # SNOMED RT, written until 2018, to SNOMED CT
+    return _text(ds, "ViewPosition") or _VIEWS.get(value, meaning)
