@@ -86,6 +86,8 @@ def extract(
     if patient_ids == "hash":
         _tell_readable_ids(samples)
         samples = pseudonymise(samples, store)
+    if precision == "auto":
+        precision = extraction.recorded_precision(store, loaded)
     plan = extraction.choose(device, precision, batch_size, workers, len(samples))
     _say(err, f"running on {plan}")
     with progress(err, "extracting") as show:

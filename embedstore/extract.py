@@ -89,6 +89,15 @@ def choose(device: str, precision: str, batch_size: int, workers: int, images: i
     return Plan(device, chosen, batch_size or (32 if device == "cpu" else 256), workers)
 
 
+def recorded_precision(store: Path, backbones: Sequence[Backbone]) -> str:
+    """Return what "auto" should mean for a store: the precision its vectors were made in."""
+    if not (store / "zarr.json").exists():
+        return "auto"
+    opened = Store.open(store)
+    made = [opened.provenance[b.spec.key] for b in backbones if b.spec.key in opened.specs]
+    return str(made[0]["precision"]) if made else "auto"
+
+
 def _has_bfloat16(device: str) -> bool:
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

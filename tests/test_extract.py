@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from embedstore.backbones import load_backbone
+from embedstore.cli import _run
 from embedstore.errors import ImageError, ManifestError, UsageError
 from embedstore.extract import Plan, Summary, extract
 from embedstore.images.recipe import RECIPES
@@ -207,6 +208,19 @@ def test_two_precisions_do_not_meet_under_one_key(films: Path, tmp_path: Path) -
     run(films, tmp_path / "s.zarr", Sums(plain()))
     with pytest.raises(UsageError, match="made in float32, not bfloat16"):
         run(films, tmp_path / "s.zarr", Sums(plain()), plan=Plan("cpu", "bfloat16", 4, 0))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_going_on_keeps_the_precision_the_store_was_begun_in(
+    films: Path, tmp_path: Path, precision: str
+) -> None:
+    store = tmp_path / "s.zarr"
+    begin = ["extract", str(films), "--store", str(store), "--backbone", "statistics"]
+    assert _run([*begin, "--precision", precision], False) == 0
+    assert _run(begin, False) == 0
+    assert _run([*begin, "--backbone", "timm:test_vit@random"], False) == 0
+    made = {p["precision"] for p in Store.open(store).provenance.values()}
+    assert made == {precision}
 
 
 def test_provenance_names_what_made_the_vectors(films: Path, tmp_path: Path) -> None:
