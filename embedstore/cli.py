@@ -19,9 +19,10 @@ from embedstore import cli_options as given
 from embedstore.errors import DataError, EmbedstoreError, ManifestError, UsageError
 
 if TYPE_CHECKING:
+    from embedstore.extract import Summary
     from embedstore.manifest import Manifest
     from embedstore.store import Store
-    from embedstore.types import Recipe, Resize, Sample, Spec
+    from embedstore.types import Backbone, Recipe, Resize, Sample, Spec
 
 app = typer.Typer(
     help="Frozen embeddings of medical images in plain Zarr, and honest probes on them.",
@@ -94,18 +95,7 @@ def extract(
         summary = extraction.extract(
             samples, store, loaded, plan, strict, retry_failures, on_progress=show
         )
-    for b in loaded:
-        key = b.spec.key
-        failed = sum(f.spec == key for f in summary.failures)
-        _say(
-            out,
-            f"{b.spec.backbone} ({key}): {summary.written[key]} new, "
-            f"{summary.already[key]} already there, {failed} failed",
-        )
-    _tell_failures(summary.failures)
-    _say(out, f"{store}: {summary.samples} samples, {summary.seconds:.1f} s")
-    if summary.failures and not any([*summary.written.values(), *summary.already.values()]):
-        raise DataError(f"none of the {summary.samples} images could be used")
+    _tell_summary(store, loaded, summary)
 
 
 @app.command()
@@ -365,6 +355,22 @@ def _tell_manifest(table: Manifest) -> None:
     _say(err, f"labels {', '.join(table.labels) or 'none'}")
     for note in table.notes:
         _say(err, f"note: {note}")
+
+
+def _tell_summary(store: Path, loaded: list[Backbone], summary: Summary) -> None:
+    """Say what was done; `DataError` where no image gave a vector."""
+    for b in loaded:
+        key = b.spec.key
+        failed = sum(f.spec == key for f in summary.failures)
+        _say(
+            out,
+            f"{b.spec.backbone} ({key}): {summary.written[key]} new, "
+            f"{summary.already[key]} already there, {failed} failed",
+        )
+    _tell_failures(summary.failures)
+    _say(out, f"{store}: {summary.samples} samples, {summary.seconds:.1f} s")
+    if summary.failures and not any([*summary.written.values(), *summary.already.values()]):
+        raise DataError(f"none of the {summary.samples} images could be used")
 
 
 def _tell_readable_ids(samples: list[Sample]) -> None:
