@@ -93,9 +93,14 @@ def recorded_precision(store: Path, backbones: Sequence[Backbone]) -> str:
     """Return what "auto" should mean for a store: the precision its vectors were made in."""
     if not (store / "zarr.json").exists():
         return "auto"
-    opened = Store.open(store)
-    made = [opened.provenance[b.spec.key] for b in backbones if b.spec.key in opened.specs]
-    return str(made[0]["precision"]) if made else "auto"
+    made = list(_precisions(Store.open(store), backbones).values())
+    return made[0] if made else "auto"
+
+
+def _precisions(store: Store, backbones: Sequence[Backbone]) -> dict[str, str]:
+    """Map the backbones that have vectors in a store to the precision these were made in."""
+    there = [b.spec for b in backbones if store.rows(f"embeddings/{b.spec.key}/rows")]
+    return {s.backbone: str(store.provenance[s.key]["precision"]) for s in there}
 
 
 def _has_bfloat16(device: str) -> bool:
@@ -136,12 +141,12 @@ def extract(
     began = time.monotonic()
     summary = Summary()
     with Writer(store) as writer:
+        _refuse_other_precision(writer.store(), backbones, plan)
         rows = _register(writer, samples, summary)
         for backbone in backbones:
             note = {"note": getattr(backbone, "note", "")}
             writer.add_spec(backbone.spec, provenance(plan) | note)
         writer.commit()
-        _refuse_other_precision(writer.store(), backbones, plan)
         work = _missing(writer.store(), rows, backbones, retry, summary)
         total, done = sum(len(job.rows) for job in work), 0
         for job in work:
@@ -211,12 +216,11 @@ def _refuse_other_labels(store: Store, samples: Sequence[Sample], known: dict[st
 
 def _refuse_other_precision(store: Store, backbones: Sequence[Backbone], plan: Plan) -> None:
     """Stop before vectors of two precisions stand under one key."""
-    for backbone in backbones:
-        made = store.provenance[backbone.spec.key]["precision"]
+    for name, made in _precisions(store, backbones).items():
         if made != plan.precision:
             raise UsageError(
-                f"{store.path}: the vectors of {backbone.spec.backbone} were made in {made}, not "
-                f"{plan.precision}; give --precision {made}, or another store"
+                f"{store.path}: the vectors of {name} were made in {made}, not {plan.precision}; "
+                f"give --precision {made}, or another store"
             )
 
 

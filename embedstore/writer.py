@@ -100,9 +100,9 @@ class Writer:
         self._appenders[f"samples/labels/{name}"].append(values)
 
     def add_spec(self, spec: Spec, provenance: Mapping[str, Any]) -> None:
-        """Make room for the vectors of a Spec; nothing happens where there is some."""
+        """Make room for the vectors of a Spec; nothing happens where it has vectors."""
         prefix = f"embeddings/{spec.key}"
-        if spec.key in self._state["embeddings"]:
+        if spec.key in self._state["embeddings"] and self._appenders[f"{prefix}/rows"].rows:
             return
         self._state["embeddings"][spec.key] = {
             "spec": spec.to_dict(),

@@ -210,6 +210,14 @@ def test_two_precisions_do_not_meet_under_one_key(films: Path, tmp_path: Path) -
         run(films, tmp_path / "s.zarr", Sums(plain()), plan=Plan("cpu", "bfloat16", 4, 0))
 
 
+def test_a_refused_precision_leaves_nothing_of_its_own(films: Path, tmp_path: Path) -> None:
+    one, two = Sums(plain(32)), Sums(plain(16))
+    run(films, tmp_path / "s.zarr", one)
+    with pytest.raises(UsageError, match="give --precision float32"):
+        run(films, tmp_path / "s.zarr", one, two, plan=Plan("cpu", "bfloat16", 4, 0))
+    assert run(films, tmp_path / "s.zarr", one, two).written[two.spec.key] == 12
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_going_on_keeps_the_precision_the_store_was_begun_in(
     films: Path, tmp_path: Path, precision: str
