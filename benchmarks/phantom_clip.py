@@ -71,7 +71,7 @@ def on_real(folder: Path, manifest: Path) -> dict[str, float]:
         rows = list(csv.DictReader(stream))
     truth = np.array([REAL.index(row["density"]) for row in rows])
     patients = np.array([row["patient"] for row in rows])
-    images = [read(manifest.parent / row["image"])[1] for row in rows]
+    images = [read(manifest.parent / row["image"])[1].pixels() for row in rows]
     backbone = load_backbone(str(folder))
     vectors = image_vectors(backbone, images)
     scores = {"films": float(len(rows))}

@@ -134,7 +134,7 @@ def probe(
     reports = []
     for spec in _specs(opened, backbone):
         embeddings = opened.read(spec)
-        said = tuple({opened.provenance[spec.key].get("note", "")} - {""})
+        said = opened.notes(spec)
         for name, make in heads.items():
             report = evaluate(
                 embeddings, label, make, name, folds, test_share, repeats, seed, classes

@@ -6,36 +6,34 @@ manifest's order whatever the number of workers.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
 
 from embedstore.errors import ImageError, ManifestError, StoreError, UsageError
-from embedstore.images.decode import read
-from embedstore.images.recipe import apply
-from embedstore.store import Failure, Store
-from embedstore.types import Backbone, Floats, Recipe, Sample, Spec
+from embedstore.images.prepare import Prepared, prepare
+from embedstore.images.recipe import tensors
+from embedstore.readers import SECONDS, read_each
+from embedstore.store import Failure, Kept, KeptPixels, Store
+from embedstore.types import Backbone, Recipe, Sample, Spec
 from embedstore.writer import Writer
 
 Precision = Literal["float32", "bfloat16"]
 COMMIT_SECONDS = 10.0
-_PR_SET_PDEATHSIG = 1  # prctl(2)
-FEW = 64
+IMAGES_A_READER = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,7 @@ class Plan:
     precision: Precision
     batch_size: int
     workers: int
+    seconds: float = SECONDS  # for one file
 
     def __str__(self) -> str:
         """One line for the user."""
@@ -62,6 +61,7 @@ class Summary:
     samples: int = 0
     written: dict[str, int] = field(default_factory=dict)
     already: dict[str, int] = field(default_factory=dict)
+    kept: int = 0
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -75,7 +75,14 @@ def choose_device(device: str = "auto") -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def choose(device: str, precision: str, batch_size: int, workers: int, images: int) -> Plan:
+def choose(
+    device: str,
+    precision: str,
+    batch_size: int,
+    workers: int,
+    images: int,
+    seconds: float = SECONDS,
+) -> Plan:
     """Fill in "auto", 0 and -1: what this machine does well.
 
     bfloat16 where the processor or GPU computes in it (about twice as fast, cosine to float32
@@ -83,10 +90,10 @@ def choose(device: str, precision: str, batch_size: int, workers: int, images: i
     """
     if precision == "auto":
         precision = "bfloat16" if _has_bfloat16(device) else "float32"
-    if workers < 0:
-        workers = min(os.cpu_count() or 1, 8) if images >= FEW else 0
+    if workers < 0:  # at least one, so that a file can take down no more than its reader
+        workers = max(1, min(os.cpu_count() or 1, 8, images // IMAGES_A_READER))
     chosen: Precision = "bfloat16" if precision == "bfloat16" else "float32"
-    return Plan(device, chosen, batch_size or (32 if device == "cpu" else 256), workers)
+    return Plan(device, chosen, batch_size or (32 if device == "cpu" else 256), workers, seconds)
 
 
 def recorded_precision(store: Path, backbones: Sequence[Backbone]) -> str:
@@ -116,6 +123,7 @@ def extract(
     plan: Plan,
     strict: bool = False,
     retry: bool = False,
+    keep_pixels: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
     """Embed the samples a store has no vectors of, and commit every few seconds.
@@ -128,6 +136,8 @@ def extract(
         Stop at the first image that cannot be used, instead of recording it.
     retry
         Try images again that failed before.
+    keep_pixels
+        Keep the pictures that the backbones are shown, for other backbones of the same recipe.
     on_progress
         Called with images done and images to do, after every batch.
 
@@ -147,9 +157,9 @@ def extract(
             note = {"note": getattr(backbone, "note", "")}
             writer.add_spec(backbone.spec, provenance(plan) | note)
         writer.commit()
-        work = _missing(writer.store(), rows, backbones, retry, summary)
-        total, done = sum(len(job.rows) for job in work), 0
-        for job in work:
+        jobs = _missing(writer.store(), rows, backbones, retry, keep_pixels, summary)
+        total, done = sum(len(job.rows) for job in jobs), 0
+        for job in jobs:
             for count in _Run(job, samples, writer, plan, strict, summary).batches():
                 done += count
                 on_progress(done, total)
@@ -173,9 +183,14 @@ def provenance(plan: Plan) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Backbones that miss the same rows; `rows` index the store, `places` the manifest."""
+    """Rows that miss the same: vectors of these backbones, kept pixels of these recipes.
+
+    `rows` index the store, `places` the manifest; recipes go by their pixel key.
+    """
 
     backbones: list[Backbone]
+    keep: list[str]
+    recipes: Mapping[str, Recipe]
     rows: NDArray[np.int64]
     places: NDArray[np.int64]
 
@@ -229,68 +244,34 @@ def _missing(
     rows: NDArray[np.int64],
     backbones: Sequence[Backbone],
     retry: bool,
+    keep_pixels: bool,
     summary: Summary,
 ) -> list[_Job]:
-    ids = store.column("id")
-    failed = {(f.id, f.spec) for f in store.failures()} if not retry else set()
-    jobs: dict[bytes, _Job] = {}
-    for backbone in backbones:
-        key = backbone.spec.key
-        have = np.zeros(len(store), dtype=bool)
-        have[store.array(f"embeddings/{key}/rows")] = True
-        summary.already[key] = int(have[rows].sum())
-        summary.written[key] = 0
-        bad = np.array([(str(ids[r]), key) in failed for r in rows], dtype=bool)
-        places = np.flatnonzero(~have[rows] & ~bad).astype(np.int64)
-        job = jobs.setdefault(places.tobytes(), _Job([], rows[places], places))
-        job.backbones.append(backbone)
-    return [job for job in jobs.values() if len(job.rows)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """One image as the workers hand it over: a tensor per recipe, or why there is none."""
-
-    number: int
-    digest: bytes = b""
-    tensors: tuple[Floats, ...] = ()
-    error: ImageError | None = None
-
-
-class _Images(Dataset[_Item]):
-    """Reads, decodes and preprocesses; runs in the reader processes."""
-
-    def __init__(self, paths: list[Path], recipes: list[Recipe]) -> None:
-        self.paths = paths
-        self.recipes = recipes
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, number: int) -> _Item:
-        try:
-            digest, pixels = read(self.paths[number])
-            tensors = tuple(apply(recipe, pixels) for recipe in self.recipes)
-            return _Item(number, digest, tensors)
-        except ImageError as error:
-            return _Item(number, error=error)
-        except (ValueError, IndexError, MemoryError) as error:
-            # one odd image must not stop the run
-            reason = f"{type(error).__name__}: {error}"
-            return _Item(number, error=ImageError("preprocess", reason))
-
-
-def _as_list(items: list[_Item]) -> list[_Item]:
-    return items
-
-
-def _prepare_worker(_worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process decides
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if sys.platform == "linux":  # or a reader outlives a main process that was killed
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    torch.set_num_threads(1)
+    """Group the rows by what they miss, so that each image is decoded once for all of it."""
+    ids = store.column("id")[rows]
+    failed = set() if retry else {(f.id, f.spec) for f in store.failures()}
+    recipes = {b.spec.recipe.pixel_key: b.spec.recipe for b in backbones}
+    keys = [b.spec.key for b in backbones]
+    have = [store.array(f"embeddings/{key}/rows") for key in keys]
+    for key, there in zip(keys, have, strict=True):
+        summary.already[key], summary.written[key] = int(np.isin(rows, there).sum()), 0
+    if keep_pixels:
+        keys += recipes
+        have += [store.kept(recipe).rows for recipe in recipes.values()]
+    wanted = [
+        ~np.isin(rows, there) & np.array([(str(i), key) not in failed for i in ids], dtype=bool)
+        for key, there in zip(keys, have, strict=True)
+    ]
+    patterns, which = np.unique(np.array(wanted).T, axis=0, return_inverse=True)
+    jobs = []
+    for n, pattern in enumerate(patterns):
+        places = np.flatnonzero(which == n).astype(np.int64)
+        missing = [b for b, misses in zip(backbones, pattern, strict=False) if misses]
+        keep = [k for k, misses in zip(keys, pattern, strict=True) if misses and k in recipes]
+        used = {b.spec.recipe.pixel_key for b in missing} | set(keep)
+        needed = {k: r for k, r in recipes.items() if k in used}
+        jobs.append(_Job(missing, keep, needed, rows[places], places))
+    return sorted((j for j in jobs if j.recipes), key=lambda j: int(j.places[0]))
 
 
 @dataclass(slots=True)
@@ -306,58 +287,88 @@ class _Run:
 
     def batches(self) -> Iterator[int]:
         """Embed batch by batch, yielding the images each took; commit also when stopped."""
-        recipes = list(dict.fromkeys(b.spec.recipe for b in self.job.backbones))
-        loader = DataLoader(
-            _Images([self.samples[p].path for p in self.job.places], recipes),
-            batch_size=self.plan.batch_size,
-            num_workers=self.plan.workers,
-            collate_fn=_as_list,
-            worker_init_fn=_prepare_worker,
-        )
         committed = time.monotonic()
         try:
-            for items in loader:
-                self._take(items, recipes)
-                if time.monotonic() - committed > COMMIT_SECONDS:
-                    self.writer.commit()
-                    committed = time.monotonic()
-                yield len(items)
+            with closing(self._images()) as images:
+                while batch := list(islice(images, self.plan.batch_size)):
+                    self._take(batch)
+                    if time.monotonic() - committed > COMMIT_SECONDS:
+                        self.writer.commit()
+                        committed = time.monotonic()
+                    yield len(batch)
         except BaseException:
             with suppress(StoreError):  # the first error is the one to tell
                 self.writer.commit()
             raise
         self.writer.commit()
 
-    def _take(self, items: list[_Item], recipes: list[Recipe]) -> None:
-        failures = [f for item in items if item.error for f in self._failed(item, item.error)]
+    def _images(self) -> Generator[tuple[int, Prepared | ImageError]]:
+        """Number each image of the job; pixels come from the store where it has kept them."""
+        store, recipes = self.writer.store(), list(self.job.recipes.values())
+        kept = [store.kept(recipe) for recipe in recipes]
+        there = np.logical_and.reduce([np.isin(self.job.rows, k.rows) for k in kept])
+        files = [self._sample(int(n)) for n in np.flatnonzero(~there)]
+        jobs = [(s.path, s.frame, recipes) for s in files]
+        with closing(read_each(prepare, jobs, self.plan.workers, self.plan.seconds)) as read:
+            for number, row in enumerate(self.job.rows):
+                yield number, _from_store(kept, int(row)) if there[number] else next(read)
+
+    def _take(self, items: list[tuple[int, Prepared | ImageError]]) -> None:
+        failures = [
+            failure
+            for number, found in items
+            if isinstance(found, ImageError)
+            for failure in self._failed(number, found)
+        ]
         if self.strict and failures:
-            raise ImageError(failures[0].stage, f"{failures[0].path}: {failures[0].reason}")
-        good = [item for item in items if item.error is None]
+            first = failures[0]
+            raise ImageError(first.stage, f"{first.path or first.id}: {first.reason}")
+        good = [(number, found) for number, found in items if isinstance(found, Prepared)]
         for backbone in self.job.backbones if good else ():
-            failures += self._embed(backbone, good, recipes.index(backbone.spec.recipe))
+            failures += self._embed(backbone, good)
+        self._keep(good)
         self.writer.add_failures(failures)
         self.summary.failures += failures
 
-    def _embed(self, backbone: Backbone, items: list[_Item], which: int) -> list[Failure]:
+    def _embed(self, backbone: Backbone, items: list[tuple[int, Prepared]]) -> list[Failure]:
         """Encode one batch and append it; vectors that are not finite become failures."""
         spec = backbone.spec
-        batch = torch.from_numpy(np.stack([item.tensors[which] for item in items]))
+        which = list(self.job.recipes).index(spec.recipe.pixel_key)
+        batch = torch.from_numpy(tensors(spec.recipe, [p.pictures[which] for _, p in items]))
         with torch.inference_mode(), _autocast(self.plan):
             vectors = backbone.encode_image(batch).float().cpu().numpy()
         finite = np.isfinite(vectors.astype(spec.dtype)).all(axis=1)
-        numbers = np.array([item.number for item in items])
-        digests = np.frombuffer(b"".join(item.digest for item in items), np.uint8).reshape(-1, 16)
-        self.writer.append(spec, self.job.rows[numbers[finite]], vectors[finite], digests[finite])
+        numbers = np.array([number for number, _ in items])
+        digests = _digests([p for _, p in items])[finite]
+        cut = np.array([p.cut[which] for _, p in items], dtype=np.float32)[finite]
+        self.writer.append(spec, self.job.rows[numbers[finite]], vectors[finite], digests, cut)
         self.summary.written[spec.key] += int(finite.sum())
         reason = "the vector is not finite"
-        return [_failure(self._sample(n), spec, "encode", reason) for n in numbers[~finite]]
+        return [_failure(self._sample(n), spec.key, "encode", reason) for n in numbers[~finite]]
 
-    def _failed(self, item: _Item, error: ImageError) -> list[Failure]:
-        sample = self._sample(item.number)
-        return [_failure(sample, b.spec, error.stage, error.reason) for b in self.job.backbones]
+    def _keep(self, items: list[tuple[int, Prepared]]) -> None:
+        for which, (key, recipe) in enumerate(self.job.recipes.items()):
+            if key in self.job.keep and items:
+                rows = self.job.rows[[number for number, _ in items]]
+                kept = [Kept(p.digest, p.pictures[which], p.cut[which]) for _, p in items]
+                self.writer.keep(recipe, rows, kept)
+                self.summary.kept += len(items)
+
+    def _failed(self, number: int, error: ImageError) -> list[Failure]:
+        keys = [b.spec.key for b in self.job.backbones] or self.job.keep
+        return [_failure(self._sample(number), k, error.stage, error.reason) for k in keys]
 
     def _sample(self, number: int) -> Sample:
         return self.samples[int(self.job.places[number])]
+
+
+def _from_store(kept: Sequence[KeptPixels], row: int) -> Prepared:
+    found = [pixels.read(row) for pixels in kept]
+    return Prepared(found[0].digest, tuple(f.picture for f in found), tuple(f.cut for f in found))
+
+
+def _digests(items: Sequence[Prepared]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(p.digest for p in items), np.uint8).reshape(-1, 16)
 
 
 def _autocast(plan: Plan) -> AbstractContextManager[Any]:
@@ -366,5 +377,5 @@ def _autocast(plan: Plan) -> AbstractContextManager[Any]:
     return torch.autocast(torch.device(plan.device).type, dtype=torch.bfloat16)
 
 
-def _failure(sample: Sample, spec: Spec, stage: str, reason: str) -> Failure:
-    return Failure(sample.id, str(sample.path), stage, reason, spec.key)
+def _failure(sample: Sample, key: str, stage: str, reason: str) -> Failure:
+    return Failure(sample.id, "" if sample.private else str(sample.path), stage, reason, key)

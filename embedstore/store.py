@@ -10,6 +10,10 @@
         vectors               (n, d) float32 or float16
         rows                  (n,) int64: the sample each vector belongs to
         digests               (n, 16) uint8: leading half of the file's sha256
+        cut                   (n,) float32: share of the breast a centre crop cut away
+      pixels/<Recipe.pixel_key>/<kind>/
+        values                (n, H, W[, 3]) uint8 or uint16, as the kind says: the model's pictures
+        rows, digests, cut    as above
       failures/<column>       id, path, stage, reason, spec
 
 A commit is one atomic replacement of the root ``zarr.json``, whose consolidated metadata holds
@@ -30,11 +34,13 @@ from numpy.typing import NDArray
 
 from embedstore.chunks import Layout, Maps, read_rows
 from embedstore.errors import StoreError, UsageError
-from embedstore.types import Embeddings, Spec
+from embedstore.types import Embeddings, Pixels, Recipe, Spec
 
-FORMAT = 1
+FORMAT = 2
 SAMPLE_COLUMNS = ("id", "path", "group", "exam", "view", "laterality", "split")
 FAILURE_COLUMNS = ("id", "path", "stage", "reason", "spec")
+NOTICEABLE = 0.01
+"""Share of the breast a recipe may cut away, in the mean, without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,15 @@ class Failure:
     stage: str
     reason: str
     spec: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A picture as a recipe made it, the digest of its file, and what the recipe cut away."""
+
+    digest: bytes
+    picture: Pixels
+    cut: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +167,30 @@ class Store:
             columns,
         )
 
+    def kept(self, recipe: Recipe) -> KeptPixels:
+        """Return the pictures kept of a recipe, whatever its mean and std; perhaps none."""
+        prefix = f"pixels/{recipe.pixel_key}/"
+        kinds = [n for n in self.arrays if n.startswith(prefix) and n.endswith("/values")]
+        places = {
+            int(row): (name.removesuffix("/values"), at)
+            for name in kinds
+            for at, row in enumerate(self.array(name.replace("/values", "/rows")))
+        }
+        return KeptPixels(self, places)
+
+    def notes(self, spec: Spec) -> tuple[str, ...]:
+        """Return what must be said wherever results of these vectors are shown."""
+        said = self.provenance[spec.key].get("note", "")
+        name = f"embeddings/{spec.key}/cut"
+        cut = self.array(name) if self.rows(name) else np.zeros(1)
+        if cut.mean() < NOTICEABLE:
+            return (said,) if said else ()
+        lost = (
+            f"{spec.recipe.name} cuts away {cut.mean():.0%} of the breast in the mean, "
+            f"{cut.max():.0%} at most; --resize pad keeps it whole"
+        )
+        return (said, lost) if said else (lost,)
+
     def failures(self) -> list[Failure]:
         """Images with no vector, leaving out those that succeeded later."""
         if "failures/id" not in self.arrays:
@@ -166,6 +205,28 @@ class Store:
             return []
         ids: list[str] = self.column("id")[self.array(f"embeddings/{key}/rows")].tolist()
         return ids
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPixels:
+    """The pictures a store has kept of one recipe, by the row of the sample."""
+
+    store: Store
+    _places: Mapping[int, tuple[str, int]]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """(n,) rows of the samples whose pictures are kept."""
+        return np.fromiter(self._places, dtype=np.int64, count=len(self._places))
+
+    def read(self, row: int) -> Kept:
+        """Return the picture of one sample; KeyError where it is not kept."""
+        prefix, at = self._places[row]
+        wanted = np.array([at], dtype=np.intp)
+        values, digests, cut = (
+            self.store.array(f"{prefix}/{name}", wanted)[0] for name in ("values", "digests", "cut")
+        )
+        return Kept(digests.tobytes(), values, float(cut))
 
 
 def read_root(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -42,7 +42,17 @@ def unit_rows(vectors: NDArray[np.floating[Any]]) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image and what is known of it; `group` is the patient, "" where it is not known."""
+    """One image and what is known of it.
+
+    Attributes
+    ----------
+    path
+        The file; where it is `private` it may name the patient, and is never stored.
+    group
+        The patient, "" where it is not known.
+    frame
+        Which frame of a DICOM file of several, from 0.
+    """
 
     id: str
     path: Path
@@ -52,14 +62,21 @@ class Sample:
     laterality: str = ""
     split: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    frame: int = 0
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything between an image's pixels and the tensor a backbone takes.
+    """Everything between an image file and the tensor a backbone takes.
 
     Attributes
     ----------
+    window
+        Which VOI LUT or window of a DICOM file that has several, from 0.
+    exact
+        Decode every pixel. False lets a large file be decoded at a half, a quarter, … of its size
+        as long as what the recipe keeps of it is still shrunk by at least 1.5 to `size`.
     polarity
         "auto" turns a film with a bright background; "keep" leaves it.
     crop
@@ -68,7 +85,9 @@ class Recipe:
         Side the chest wall is put on, or "none".
     scale
         Grey levels to 0..1: "dtype" divides by the type's largest value; "auto" does so for
-        8 bit and stretches deeper images from their own minimum to their own maximum.
+        8 bit and stretches deeper images from their own minimum to their own maximum; "resized"
+        does the same with the maximum that is left after resizing, which neither a single hot
+        pixel nor decoding at a lower resolution moves much.
     colour
         "grey" averages a colour image to luminance first (ITU-R 601); "rgb" keeps three channels.
     resize
@@ -86,10 +105,12 @@ class Recipe:
     """
 
     name: str = "mammography"
+    window: int = 0
+    exact: bool = False
     polarity: Literal["auto", "keep"] = "auto"
     crop: Literal["breast", "none"] = "breast"
     flip: Literal["none", "left", "right"] = "left"
-    scale: Literal["auto", "dtype"] = "auto"
+    scale: Literal["resized", "auto", "dtype"] = "resized"
     colour: Literal["grey", "rgb"] = "grey"
     resize: Resize = "pad"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -102,6 +123,11 @@ class Recipe:
     def key(self) -> str:
         """Stable hash of every field but the name."""
         return fingerprint({k: v for k, v in self.to_dict().items() if k != "name"})
+
+    @property
+    def pixel_key(self) -> str:
+        """Hash of what the pixels depend on: all but mean and std."""
+        return replace(self, mean=(), std=()).key
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON keeps them (tuples become lists)."""

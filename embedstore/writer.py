@@ -27,11 +27,20 @@ from embedstore.store import (
     FORMAT,
     SAMPLE_COLUMNS,
     Failure,
+    Kept,
     Store,
     layout_of,
     read_root,
 )
-from embedstore.types import Sample, Spec
+from embedstore.types import Recipe, Sample, Spec
+
+
+# arrays beside vectors and beside kept pictures: name, type, shape of a row
+_OF_EACH_IMAGE: tuple[tuple[str, str, tuple[int, ...]], ...] = (
+    ("rows", "int64", ()),
+    ("digests", "uint8", (16,)),
+    ("cut", "float32", ()),
+)
 
 
 @dataclass(slots=True)
@@ -81,7 +90,7 @@ class Writer:
         """Append samples; a label not seen before is "" for the earlier ones."""
         before = self._appenders["samples/id"].rows
         for name in SAMPLE_COLUMNS:
-            self._appenders[f"samples/{name}"].append([str(getattr(s, name)) for s in samples])
+            self._appenders[f"samples/{name}"].append([_text(s, name) for s in samples])
         labels = dict.fromkeys(name for s in samples for name in s.labels)
         for name in labels:
             if f"samples/labels/{name}" not in self._appenders:
@@ -108,11 +117,8 @@ class Writer:
             "spec": spec.to_dict(),
             "provenance": dict(provenance),
         }
-        for layout in (
-            Layout(f"{prefix}/vectors", spec.dtype, (spec.dim,)),
-            Layout(f"{prefix}/rows", "int64"),
-            Layout(f"{prefix}/digests", "uint8", (16,)),
-        ):
+        for name, dtype, row in (("vectors", spec.dtype, (spec.dim,)), *_OF_EACH_IMAGE):
+            layout = Layout(f"{prefix}/{name}", dtype, row)
             self._appenders[layout.name] = Appender(self.path, layout, 0)
 
     def append(
@@ -121,14 +127,39 @@ class Writer:
         rows: NDArray[np.int64],
         vectors: NDArray[np.floating[Any]],
         digests: NDArray[np.uint8],
+        cut: NDArray[np.float32] | None = None,
     ) -> None:
-        """Append vectors (n, d), the samples they belong to (n,), and file digests (n, 16)."""
-        if not len(rows) == len(vectors) == len(digests):
-            raise StoreError(f"{len(rows)} rows, {len(vectors)} vectors, {len(digests)} digests")
-        prefix = f"embeddings/{spec.key}"
-        self._appenders[f"{prefix}/vectors"].append(vectors)
-        self._appenders[f"{prefix}/rows"].append(rows)
-        self._appenders[f"{prefix}/digests"].append(digests)
+        """Append vectors (n, d), the samples they belong to (n,), and file digests (n, 16).
+
+        `cut`, (n,), is the share of the breast that the recipe cut away; by default none.
+        """
+        cut = np.zeros(len(rows), dtype=np.float32) if cut is None else cut
+        if not len(rows) == len(vectors) == len(digests) == len(cut):
+            counts = f"{len(rows)} rows, {len(vectors)} vectors, {len(digests)} digests"
+            raise StoreError(f"{counts}, {len(cut)} cuts")
+        values = {"vectors": vectors, "rows": rows, "digests": digests, "cut": cut}
+        for name, block in values.items():
+            self._appenders[f"embeddings/{spec.key}/{name}"].append(block)
+
+    def keep(self, recipe: Recipe, rows: NDArray[np.int64], pictures: Sequence[Kept]) -> None:
+        """Append pictures of a recipe, one for each of the samples `rows`."""
+        kinds: dict[str, list[int]] = {}
+        for i, kept in enumerate(pictures):
+            channels = "x3" if kept.picture.ndim == 3 else ""
+            kinds.setdefault(f"{kept.picture.dtype}{channels}", []).append(i)
+        for kind, places in kinds.items():
+            prefix, some = f"pixels/{recipe.pixel_key}/{kind}", [pictures[i] for i in places]
+            values = np.stack([k.picture for k in some])
+            if f"{prefix}/values" not in self._appenders:
+                own = ("values", str(values.dtype), values.shape[1:])
+                for name, dtype, row in (own, *_OF_EACH_IMAGE):
+                    layout = Layout(f"{prefix}/{name}", dtype, row)
+                    self._appenders[layout.name] = Appender(self.path, layout, 0)
+            digests = np.frombuffer(b"".join(k.digest for k in some), np.uint8).reshape(-1, 16)
+            self._appenders[f"{prefix}/values"].append(values)
+            self._appenders[f"{prefix}/rows"].append(rows[places])
+            self._appenders[f"{prefix}/digests"].append(digests)
+            self._appenders[f"{prefix}/cut"].append(np.array([k.cut for k in some], np.float32))
 
     def add_failures(self, failures: Sequence[Failure]) -> None:
         """Append to the table of failures."""
@@ -174,6 +205,10 @@ class Writer:
             if metadata["node_type"] == "array":
                 layout = layout_of(name, metadata)
                 self._appenders[name] = Appender(self.path, layout, metadata["shape"][0])
+
+
+def _text(sample: Sample, column: str) -> str:
+    return "" if column == "path" and sample.private else str(getattr(sample, column))
 
 
 def refuse_foreign(path: Path) -> None:

@@ -152,9 +152,10 @@ def test_jpeg_is_read_as_pillow_does(mode: str) -> None:
 def test_the_digest_is_the_leading_half_of_sha256(tmp_path: Path) -> None:
     data, written = LOSSLESS["png 16"]
     (tmp_path / "a.png").write_bytes(data)
-    digest, pixels = read(tmp_path / "a.png")
+    digest, image = read(tmp_path / "a.png")
     assert digest.hex() == hashlib.sha256(data).hexdigest()[:32]
-    np.testing.assert_array_equal(pixels, written)
+    np.testing.assert_array_equal(image.pixels(), written)
+    assert image.shape == written.shape
 
 
 def test_what_cannot_be_read_is_told_as_such(tmp_path: Path) -> None:
@@ -284,6 +285,26 @@ def test_an_image_error_crosses_process_borders_whole() -> None:
     )
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("halvings", [1, 2, 3])
+def test_a_jpeg_comes_smaller_close_to_its_block_means(mode: str, halvings: int) -> None:
+    smooth = np.add.outer(np.arange(96), np.arange(128)).astype(np.uint8)
+    picture = Image.fromarray(smooth).convert(mode)
+    data, side = pil(picture, "JPEG", quality=95), 2**halvings
+    small = decode(data, halvings=halvings)
+    blocks = smooth.reshape(96 // side, side, 128 // side, side).mean(axis=(1, 3))
+    assert small.shape == (*blocks.shape, 3)[: 3 if mode == "RGB" else 2]
+    assert np.abs(small.reshape(*blocks.shape, -1) - blocks[..., None]).max() < 4
+
+
+def test_other_pictures_come_in_full_whatever_does() -> None:
+    for name in ("png 16", "tiff 8", "pgm 8"):
+        data, written = LOSSLESS[name]
+        np.testing.assert_array_equal(decode(data, halvings=2), written)
+    with pytest.raises(ImageError, match="frame 1 was asked for; only DICOM has several"):
+        decode(LOSSLESS["png 8"][0], frame=1)
+
+
 def test_a_dicom_file_is_read_as_pydicom_shows_it(tmp_path: Path) -> None:
     stored = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)
     ds = pydicom.dcmread(get_testdata_file("CT_small.dcm", download=False))
@@ -294,7 +315,7 @@ def test_a_dicom_file_is_read_as_pydicom_shows_it(tmp_path: Path) -> None:
             del ds[keyword]
     ds.WindowCenter, ds.WindowWidth = 1500, 800
     ds.save_as(tmp_path / "a.dcm")
-    digest, pixels = read(tmp_path / "a.dcm")
+    digest, image = read(tmp_path / "a.dcm")
     expected = pydicom.pixels.apply_windowing(stored, ds)  # onto 0 to 4095
-    np.testing.assert_allclose(pixels / 65535, expected / 4095, atol=1e-3)
+    np.testing.assert_allclose(image.pixels() / 65535, expected / 4095, atol=1e-3)
     assert digest == hashlib.sha256((tmp_path / "a.dcm").read_bytes()).digest()[:16]

@@ -28,7 +28,7 @@ def measure(backbone: Backbone, images: Sequence[Path]) -> dict[str, Any]:
     The parts do not build on each other: vectors of a formula's tensor do not depend on decoding or
     recipe, vectors of recorded tokens not on the tokenizer. "whole" is everything together.
     """
-    pixels = [read(path)[1] for path in images]
+    pixels = [read(path)[1].pixels() for path in images]
     plain = backbone.spec.recipe
     cropped = fit_to_model(
         RECIPES["mammography"], plain.size, plain.mean, plain.std, plain.interpolation

@@ -1,4 +1,4 @@
-"""Bytes of one DICOM file to grey or colour pixels, as pydicom decodes and presents them.
+"""One DICOM file to grey or colour pixels, as pydicom decodes and presents them.
 
 Decoding, modality LUT, VOI LUT and windows are pydicom's; added here are the scale the result is
 given on, what a multi-frame file keeps per frame, and limits on what a file may ask for.
@@ -7,8 +7,7 @@ given on, what a multi-frame file keeps per frame, and limits on what a file may
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +20,20 @@ from pydicom.pixels.processing import (
     apply_voi,
     apply_windowing,
 )
-from pydicom.pixels.utils import _get_jpg_parameters, get_nr_frames
+from pydicom.pixels.utils import _get_jpg_parameters, as_pixel_options, get_nr_frames
 
 from embedstore.errors import ImageError
+from embedstore.images.blocks import block_means
 from embedstore.images.dicom_codecs import JPEG2000, codec, reduced
-from embedstore.images.dicom_tags import Tags, guarded, is_dicom, parse, tags
+from embedstore.images.dicom_tags import guarded, is_dicom, laterality, parse
 from embedstore.types import Pixels
 
-__all__ = ["LARGEST_FRAME", "Tags", "decode", "frames", "is_dicom", "tags"]
+__all__ = ["LARGEST_FRAME", "DicomImage", "is_dicom"]
 
 LARGEST_FRAME = 178_956_970
 """Pixels of one frame; Pillow refuses larger images (twice its ``MAX_IMAGE_PIXELS``)."""
 
+_PIXEL_DATA = 0x7FE0, 0x0010
 _GREY = {"MONOCHROME1", "MONOCHROME2"}
 _COLOUR = {"RGB", "PALETTE COLOR"}  # what is left once pydicom has converted YBR to RGB
 _PRESENTATION = (
@@ -53,106 +54,154 @@ _PRESENTATION = (
 _Values = NDArray[np.floating[Any]] | NDArray[np.integer[Any]]
 
 
-def decode(data: bytes, frame: int = 0, window: int = 0, enough: int = 0) -> Pixels:
-    """Decode one frame the way it is meant to be seen: bright is bright, air is dark.
+class DicomImage:
+    """A DICOM file, parsed up to its pixels; frames are read and decoded when asked for.
 
-    Stored values go through the modality LUT or rescale (PS3.3 C.11.1), then through the VOI LUT
-    or else the window (C.11.2), as pydicom does it. The range this can give (a LUT's 0 to
-    ``2**bits - 1``, a window's as pydicom states it, and without either the range of the stored
-    bits after the modality LUT) is put on 0..65535, or on 0..255 for images of up to 8 bits with
-    neither VOI nor modality LUT. It is the range of the file's type, not of this frame's pixels:
-    frames stay comparable, and up to 16 bits no two levels become one unless the VOI makes them.
-    MONOCHROME1 and a presentation LUT shape of INVERSE (C.11.6) are turned; pixel padding
-    (C.7.5.1.1.2) is 0 after that. Colour is RGB, at 8 bits.
-
-    Parameters
+    Attributes
     ----------
-    data
-        The file.
-    frame
-        Which frame of a multi-frame image, from 0.
-    window
-        Which of several VOI LUTs, or of several windows where there is no VOI LUT, from 0.
-    enough
-        Pixels that do for the shorter side; 0 is exact. JPEG 2000 in grey is then decoded at
-        1/2, 1/4, ... of the size, down to no less than this, unless it has pixel padding; all
-        else is decoded as ever, at full size. Held against the means of the exact result over
-        blocks of 2x2, 4x4, ..., breast-like texture is off by less than 1 % of the range in the
-        mean and 10 % at most; a hard edge or a narrow window can take single pixels further.
-
-    Returns
-    -------
-    ndarray
-        (h, w) uint8 or uint16, or (h, w, 3) uint8.
+    shape
+        Height and width of a frame, pixels.
+    laterality
+        "L", "R", "B" or "": what the tags say.
 
     Raises
     ------
     ImageError
         At stage "decode", saying why.
     """
-    with guarded():
-        ds = parse(io.BytesIO(data))
-        return _frame(ds, frame, window, enough)
 
+    def __init__(self, file: BinaryIO) -> None:
+        with guarded():
+            self._ds, self._file = parse(file)
+            self._pixel_vr, self._length = _pixel_header(self._file, self._ds)
+            self._start = self._file.tell()
+            self.shape = int(self._ds.get("Rows") or 0), int(self._ds.get("Columns") or 0)
+            self.laterality = laterality(self._ds)
 
-def frames(data: bytes, every: int = 1, window: int = 0, enough: int = 0) -> Iterator[Pixels]:
-    """Decode every n-th frame, from the first; the file is parsed once. Else like `decode`."""
-    with guarded():
-        ds = parse(io.BytesIO(data))
+    def pixels(self, frame: int = 0, window: int = 0, halvings: int = 0) -> Pixels:
+        """Decode one frame the way it is meant to be seen: bright is bright, air is dark.
+
+        Stored values go through the modality LUT or rescale (PS3.3 C.11.1), then through the VOI
+        LUT or else the window (C.11.2), as pydicom does it. The range this can give (a LUT's 0 to
+        ``2**bits - 1``, a window's as pydicom states it, and without either the range of the
+        stored bits after the modality LUT) is put on 0..65535, or on 0..255 for images of up to 8
+        bits with neither VOI nor modality LUT. It is the range of the file's type, not of this
+        frame's pixels: frames stay comparable, and up to 16 bits no two levels become one unless
+        the VOI makes them. MONOCHROME1 and a presentation LUT shape of INVERSE (C.11.6) are
+        turned; pixel padding (C.7.5.1.1.2) is 0 after that. Colour is RGB, at 8 bits.
+
+        Parameters
+        ----------
+        frame
+            Which frame of a multi-frame image, from 0.
+        window
+            Which of several VOI LUTs, or of several windows where there is no VOI LUT, from 0.
+        halvings
+            0 is exact. With 1, 2, … the image comes at a half, a quarter, … of its height and
+            width: grey JPEG 2000 and baseline JPEG are decoded no further, anything else is
+            averaged over blocks of 2x2, 4x4, …. Held against the means of the exact result over
+            those blocks, breast-like texture is off by less than 1 % of the range in the mean and
+            10 % at most; a hard edge or a narrow window can take single pixels further.
+
+        Returns
+        -------
+        ndarray
+            (h, w) uint8 or uint16, or (h, w, 3) uint8; h is ``ceil(shape[0] / 2**halvings)``.
+
+        Raises
+        ------
+        ImageError
+            At stage "decode", saying why.
+        """
+        with guarded():
+            self._check(frame)
+            small, done = self._reduced(frame, halvings)
+            if small is not None:
+                return block_means(self._grey(small, frame, window), halvings - done)
+            return block_means(self._exact(frame, window), halvings)
+
+    def _exact(self, frame: int, window: int) -> Pixels:
+        decoder, plugin = codec(self._ds.file_meta.TransferSyntaxUID)
+        options = as_pixel_options(self._ds, pixel_keyword="PixelData", pixel_vr=self._pixel_vr)
+        self._file.seek(self._start)
+        stored, found = decoder.as_array(self._file, index=frame, decoding_plugin=plugin, **options)
+        # big endian stays so in pydicom's array
+        stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+        photometric = str(found["photometric_interpretation"])
+        if photometric in _GREY and stored.ndim == 2:
+            return self._grey(stored, frame, window)
+        if photometric in _COLOUR:
+            return _colour(stored, self._ds)
+        raise ImageError("decode", f"photometric interpretation {photometric} is not read")
+
+    def _grey(self, stored: NDArray[np.integer[Any]], frame: int, window: int) -> Pixels:
+        return _grey(stored, _presentation(self._ds, frame), window)
+
+    def _reduced(
+        self, frame: int, halvings: int
+    ) -> tuple[NDArray[np.unsignedinteger[Any]] | None, int]:
+        """Let the codec do as many halvings as it can: the stored values, and how many it did.
+
+        Padding is a value, not an amount: its mean with what lies beside it would mean nothing.
+        """
+        ds = self._ds
+        grey = str(ds.PhotometricInterpretation) in _GREY and not ds.PixelRepresentation
+        if not halvings or not grey or "PixelPaddingValue" in ds:
+            return None, 0
+        syntax = ds.file_meta.TransferSyntaxUID
+        if not syntax.is_encapsulated:
+            return None, 0
+        return reduced(syntax, self._stream(frame), self.shape, int(ds.BitsStored), halvings)
+
+    def _stream(self, frame: int) -> bytes:
+        self._file.seek(self._start)
+        return get_frame(self._file, frame, number_of_frames=get_nr_frames(self._ds))
+
+    def _check(self, frame: int) -> None:
+        """Refuse what need not, or should not, reach a codec."""
+        ds, (rows, columns) = self._ds, self.shape
+        if not self._pixel_vr:
+            raise ImageError("decode", "no Pixel Data: the file has no image, or its end is gone")
         count = get_nr_frames(ds)
-    for frame in range(0, count, every):
-        with guarded():  # not around the yield: the caller's own errors are not ours
-            pixels = _frame(ds, frame, window, enough)
-        yield pixels
+        if not 0 <= frame < count:
+            raise ImageError(
+                "decode", f"frame {frame} was asked for; the image has {count}, from 0"
+            )
+        if not 0 < rows * columns <= LARGEST_FRAME:
+            raise ImageError("decode", f"{columns}x{rows} pixels; 1 to {LARGEST_FRAME} can be read")
+        stored, allocated = int(ds.BitsStored), int(ds.BitsAllocated)
+        if not 1 <= stored <= allocated <= 16:
+            raise ImageError("decode", f"{stored} bits in {allocated}; 1 to 16 are read")
+        syntax = ds.file_meta.TransferSyntaxUID
+        if syntax.is_encapsulated:
+            _check_codestream(self._stream(frame), syntax in JPEG2000)
+        else:
+            self._check_length(frame, rows * columns * allocated * int(ds.SamplesPerPixel))
+
+    def _check_length(self, frame: int, bits: int) -> None:
+        """Refuse pixel data that end before the frame does: what follows them is no image."""
+        if "422" in str(self._ds.PhotometricInterpretation):
+            bits = bits * 2 // 3
+        if self._length * 8 < (frame + 1) * bits:
+            raise ImageError(
+                "decode", f"{self._length} bytes of Pixel Data; frame {frame} ends beyond them"
+            )
 
 
-def _frame(ds: Dataset, frame: int, window: int, enough: int) -> Pixels:
-    _check(ds, frame)
-    small = _reduced(ds, frame, enough) if enough else None
-    if small is not None:
-        return _grey(small, _presentation(ds, frame), window)
-    decoder, plugin = codec(ds.file_meta.TransferSyntaxUID)
-    stored, found = decoder.as_array(ds, index=frame, decoding_plugin=plugin)
-    # big endian stays so in pydicom's array
-    stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    photometric = str(found["photometric_interpretation"])
-    if photometric in _GREY and stored.ndim == 2:
-        return _grey(stored, _presentation(ds, frame), window)
-    if photometric in _COLOUR:
-        return _colour(stored, ds)
-    raise ImageError("decode", f"photometric interpretation {photometric} is not read")
+def _pixel_header(file: BinaryIO, ds: Dataset) -> tuple[str, int]:
+    """Read the header of the pixel data (PS3.5 7.1): value representation and bytes; "" if none.
 
-
-def _reduced(ds: Dataset, frame: int, enough: int) -> NDArray[np.unsignedinteger[Any]] | None:
-    """Decode a frame at a lower resolution where that is possible, (h', w'); else None.
-
-    Padding is a value, not an amount: its mean with what lies beside it would mean nothing.
+    Some files are of implicit VR though their transfer syntax is not: a VR is taken for one where
+    it stands, since as the start of a length these letters would make an odd one.
     """
-    grey = str(ds.PhotometricInterpretation) in _GREY and not ds.PixelRepresentation
-    jpeg2000 = ds.file_meta.TransferSyntaxUID in JPEG2000
-    if not (grey and jpeg2000) or "PixelPaddingValue" in ds:
-        return None
-    stream = get_frame(ds.PixelData, frame, number_of_frames=get_nr_frames(ds))
-    return reduced(stream, (ds.Rows, ds.Columns), ds.BitsStored, enough)
-
-
-def _check(ds: Dataset, frame: int) -> None:
-    """Refuse what need not, or should not, reach a codec."""
-    if "PixelData" not in ds:
-        raise ImageError("decode", "no Pixel Data: the file has no image, or its end is missing")
-    rows, columns = int(ds.get("Rows") or 0), int(ds.get("Columns") or 0)
-    count = get_nr_frames(ds)
-    if not 0 <= frame < count:
-        raise ImageError("decode", f"frame {frame} was asked for; the image has {count}, from 0")
-    if not 0 < rows * columns <= LARGEST_FRAME:
-        raise ImageError("decode", f"{columns}x{rows} pixels; 1 to {LARGEST_FRAME} can be read")
-    if not 1 <= int(ds.BitsStored) <= int(ds.BitsAllocated) <= 16:
-        raise ImageError("decode", f"{ds.BitsStored} bits in {ds.BitsAllocated}; 1 to 16 are read")
-    syntax = ds.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated:
-        _check_codestream(
-            get_frame(ds.PixelData, frame, number_of_frames=count), syntax in JPEG2000
-        )
+    order: Any = "little" if ds.file_meta.TransferSyntaxUID.is_little_endian else "big"
+    header = file.read(8)
+    tag = int.from_bytes(header[:2], order), int.from_bytes(header[2:4], order)
+    if tag != _PIXEL_DATA or len(header) < 8:
+        return "", 0
+    if header[4:6] in {b"OB", b"OW", b"UN"}:
+        return header[4:6].decode(), int.from_bytes(file.read(4), order)
+    return "OW", int.from_bytes(header[4:], order)
 
 
 def _check_codestream(stream: bytes, jpeg2000: bool) -> None:

@@ -25,10 +25,9 @@ JPEG2000 = frozenset({uid.JPEG2000, uid.JPEG2000Lossless} | _HT)
 """Transfer syntaxes whose frames are JPEG 2000 codestreams, of part 1 or part 15."""
 
 _LS = {uid.JPEGLSLossless, uid.JPEGLSNearLossless}
-_OURS = {uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1} | _LS
+_OURS = {uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1, uid.RLELossless} | _LS
 _CODECS = {
     uid.JPEGBaseline8Bit: "pillow",
-    uid.RLELossless: "pydicom",
     **dict.fromkeys(JPEG2000, "pylibjpeg"),
     **dict.fromkeys(_OURS, "imagecodecs"),
 }
@@ -54,9 +53,12 @@ def codec(syntax: uid.UID) -> tuple[Decoder, str]:
 
 
 def reduced(
-    stream: bytes, shape: tuple[int, int], bits: int, enough: int
-) -> NDArray[np.unsignedinteger[Any]] | None:
-    """Decode a grey JPEG 2000 codestream at a lower resolution level (ISO/IEC 15444-1 annex B.5).
+    syntax: uid.UID, stream: bytes, shape: tuple[int, int], bits: int, halvings: int
+) -> tuple[NDArray[np.unsignedinteger[Any]] | None, int]:
+    """Decode a grey codestream at a lower resolution, where its codec can.
+
+    JPEG 2000 by its resolution levels (ISO/IEC 15444-1 annex B.5), baseline JPEG by scaling in
+    the DCT (as libjpeg does it, to an eighth at most).
 
     Parameters
     ----------
@@ -65,32 +67,56 @@ def reduced(
     shape, bits
         Height and width, and bits of a sample, as the file states them; a codestream that says
         otherwise, or is of signed samples, is not reduced.
-    enough
-        Pixels the shorter side must keep.
+    halvings
+        How often height and width are to be halved.
 
     Returns
     -------
-    ndarray or None
-        (ceil(h / 2**k), ceil(w / 2**k)) uint8 or uint16, k as large as `enough` and the
-        codestream allow; None where that is 0.
+    tuple
+        (ceil(h / 2**k), ceil(w / 2**k)) uint8 or uint16, and k, as near to `halvings` as the
+        codestream allows; None and 0 where it allows none.
     """
-    if get_j2k_parameters(stream) != {"jp2": False, "precision": bits, "is_signed": False}:
-        return None
-    with Image.open(io.BytesIO(stream), formats=("JPEG2000",)) as image:
-        if image.size != shape[::-1]:
-            return None
-        most = (min(image.size) // max(enough, 1)).bit_length() - 1
-    for halvings in range(most, 0, -1):
+    if syntax in JPEG2000:
+        if get_j2k_parameters(stream) == {"jp2": False, "precision": bits, "is_signed": False}:
+            return _reduced_jpeg2000(stream, shape, bits, halvings)
+    elif syntax == uid.JPEGBaseline8Bit:
+        return reduced_jpeg(stream, shape, halvings)
+    return None, 0
+
+
+def _reduced_jpeg2000(
+    stream: bytes, shape: tuple[int, int], bits: int, halvings: int
+) -> tuple[NDArray[np.unsignedinteger[Any]] | None, int]:
+    for k in range(halvings, 0, -1):
         with Image.open(io.BytesIO(stream), formats=("JPEG2000",)) as image:
-            image.reduce = halvings  # type: ignore[method-assign, assignment]
+            if image.size != shape[::-1]:
+                return None, 0
+            image.reduce = k  # type: ignore[method-assign, assignment]
             try:
                 pixels: NDArray[np.unsignedinteger[Any]] = np.asarray(image)
             except OSError:  # the codestream has fewer levels
                 continue
+        if pixels.ndim != 2:
+            return None, 0
         # Pillow moves the samples to the upper bits of its 8 or 16
         spare = pixels.dtype.type(8 * pixels.itemsize - bits)
-        return _centred(pixels >> spare, halvings) if pixels.ndim == 2 else None
-    return None
+        return _centred(pixels >> spare, k), k
+    return None, 0
+
+
+def reduced_jpeg(
+    stream: bytes, shape: tuple[int, int], halvings: int
+) -> tuple[NDArray[np.uint8] | None, int]:
+    """Decode a grey baseline JPEG at down to an eighth of its (h, w); None, 0 for any other."""
+    k = min(halvings, 3)
+    with Image.open(io.BytesIO(stream), formats=("JPEG",)) as image:
+        if image.mode != "L" or image.size != shape[::-1]:
+            return None, 0
+        smaller = [-(-n // 2**k) for n in image.size]
+        image.draft("L", (smaller[0], smaller[1]))
+        if list(image.size) != smaller:
+            return None, 0
+        return np.asarray(image), k
 
 
 def _centred(
@@ -112,12 +138,14 @@ def is_available(syntax: str) -> bool:
 
 
 def decode_frame(stream: bytes, runner: DecodeRunner) -> bytes:
-    """Decode one frame of lossless or 12-bit JPEG (libjpeg-turbo) or JPEG-LS (CharLS).
+    """Decode one frame of lossless or 12-bit JPEG (libjpeg-turbo), JPEG-LS (CharLS) or RLE.
 
     This is pydicom's interface for codecs: the pixels' bytes, colours as they are stored.
     """
     if runner.transfer_syntax in _LS:
         pixels = imagecodecs.jpegls_decode(stream)
+    elif runner.transfer_syntax == uid.RLELossless:
+        return _rle(stream, runner)
     elif runner.samples_per_pixel == 1:
         pixels = imagecodecs.jpeg8_decode(stream)
     else:
@@ -126,6 +154,17 @@ def decode_frame(stream: bytes, runner: DecodeRunner) -> bytes:
     runner.set_option("bits_allocated", 8 * pixels.itemsize)
     runner.set_option("planar_configuration", 0)
     return pixels.tobytes()
+
+
+def _rle(stream: bytes, runner: DecodeRunner) -> bytes:
+    """Decode RLE (PS3.5 annex G), ten times as fast as pydicom's own in Python."""
+    sample = runner.bits_allocated // 8
+    size = runner.rows * runner.columns * runner.samples_per_pixel * sample
+    pixels = bytes(imagecodecs.dicomrle_decode(stream, np.dtype(f"<u{sample}")))
+    if len(pixels) < size:
+        raise ValueError(f"{len(pixels)} bytes of RLE data, {size} make the frame")
+    runner.set_option("planar_configuration", 1)
+    return pixels[:size]
 
 
 for _syntax in _OURS:

@@ -14,9 +14,15 @@ from typing import BinaryIO
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.filereader import (
+    _at_pixel_data,
+    _read_file_meta_info,
+    read_dataset,
+    read_preamble,
+)
 from pydicom.sr._snomed_dict import mapping as SNOMED
 from pydicom.sr.codedict import codes
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -27,7 +33,7 @@ from pydicom.valuerep import VR
 
 from embedstore.errors import ImageError
 
-LARGEST_INFLATED = 4 * 2**30
+LARGEST_INFLATED = 2**30
 """Bytes a deflated data set may unfold to; deflate packs up to 1032 to 1."""
 
 _VRS = {vr.value.encode() for vr in VR if len(vr) == 2}
@@ -51,6 +57,7 @@ _READ = [
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "PatientID",
+    "AccessionNumber",
     "Modality",
     "Manufacturer",
     "ManufacturerModelName",
@@ -82,8 +89,10 @@ class Tags:
         "FOR PRESENTATION" or "FOR PROCESSING".
     rows, columns
         Pixels.
-    transfer_syntax
-        The UID.
+    sop_class, transfer_syntax
+        UIDs; a file without SOPClassUID (a DICOMDIR) has the class its file meta names.
+    accession
+        The accession number: the order, of one study or of several.
     """
 
     patient_id: str = ""
@@ -103,6 +112,7 @@ class Tags:
     bits_stored: int = 0
     photometric: str = ""
     transfer_syntax: str = ""
+    accession: str = ""
 
 
 def is_dicom(data: bytes) -> bool:
@@ -137,7 +147,7 @@ def tags(source: bytes | Path) -> Tags:
         with file:
             if not is_dicom(file.read(132)):
                 raise ImageError("decode", "not a DICOM file")
-            return _tags(parse(file, pixels=False))
+            return _tags(parse(file, _READ)[0])
 
 
 @contextmanager
@@ -158,30 +168,47 @@ def guarded() -> Iterator[None]:
         log.propagate = passed_on
 
 
-def parse(file: BinaryIO, pixels: bool = True) -> Dataset:
-    """Parse a file; where it does not name its transfer syntax, the one it was read with is set."""
-    _refuse_bomb(file)
-    only = {} if pixels else {"specific_tags": _READ}
-    ds = dcmread(file, force=True, stop_before_pixels=not pixels, **only)  # type: ignore[arg-type]
+def parse(file: BinaryIO, only: list[str] | None = None) -> tuple[Dataset, BinaryIO]:
+    """Parse a file up to its pixels.
+
+    Returns
+    -------
+    tuple
+        The data set, which names a transfer syntax also where the file does not, and the file to
+        read on in, at the header of the pixel data or at its end.
+    """
+    file.seek(0)
+    read_preamble(file, force=True)
+    meta = _read_file_meta_info(file)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        body = io.BytesIO(_inflated(file))
+        ds = read_dataset(
+            body, False, True, stop_when=_at_pixel_data, specific_tags=_tag_list(only)
+        )
+        ds.file_meta = meta
+        return ds, body
+    file.seek(0)
+    ds = dcmread(file, force=True, stop_before_pixels=True, specific_tags=_tag_list(only))
     if "TransferSyntaxUID" not in ds.file_meta:
         implicit, little = ds.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    return ds
+    return ds, file
 
 
-def _refuse_bomb(file: BinaryIO) -> None:
-    """Inflate a deflated data set once without keeping it: pydicom would do so without a limit."""
-    file.seek(0)
-    read_preamble(file, force=True)
-    syntax = _read_file_meta_info(file).get("TransferSyntaxUID")
-    if syntax == DeflatedExplicitVRLittleEndian:
-        inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while rest := inflate.unconsumed_tail or file.read(2**20):
-            size += len(inflate.decompress(rest, 2**24))
-            if size > LARGEST_INFLATED:
-                raise ImageError("decode", f"deflated data of over {LARGEST_INFLATED} bytes")
-    file.seek(0)
+def _tag_list(keywords: list[str] | None) -> list[BaseTag | int] | None:
+    return None if keywords is None else [Tag(k) for k in keywords]
+
+
+def _inflated(file: BinaryIO) -> bytes:
+    """Inflate the rest of a file; pydicom would do so without a limit."""
+    inflate, parts, size = zlib.decompressobj(-zlib.MAX_WBITS), [], 0
+    while rest := inflate.unconsumed_tail or file.read(2**20):
+        parts.append(inflate.decompress(rest, 2**24))
+        size += len(parts[-1])
+        if size > LARGEST_INFLATED:
+            raise ImageError("decode", f"deflated data of over {LARGEST_INFLATED} bytes")
+    return b"".join([*parts, inflate.flush()])
 
 
 def _tags(ds: Dataset) -> Tags:
@@ -190,9 +217,9 @@ def _tags(ds: Dataset) -> Tags:
         study_uid=_text(ds, "StudyInstanceUID"),
         series_uid=_text(ds, "SeriesInstanceUID"),
         sop_uid=_text(ds, "SOPInstanceUID"),
-        sop_class=_text(ds, "SOPClassUID"),
+        sop_class=_text(ds, "SOPClassUID") or _text(ds.file_meta, "MediaStorageSOPClassUID"),
         modality=_text(ds, "Modality"),
-        laterality=_laterality(ds),
+        laterality=laterality(ds),
         view=_view(ds),
         manufacturer=_text(ds, "Manufacturer"),
         model=_text(ds, "ManufacturerModelName"),
@@ -203,6 +230,7 @@ def _tags(ds: Dataset) -> Tags:
         bits_stored=int(ds.get("BitsStored") or 0),
         photometric=_text(ds, "PhotometricInterpretation"),
         transfer_syntax=str(ds.file_meta.TransferSyntaxUID),
+        accession=_text(ds, "AccessionNumber"),
     )
 
 
@@ -210,7 +238,8 @@ def _text(ds: Dataset, keyword: str) -> str:
     return str(ds.get(keyword) or "").strip()
 
 
-def _laterality(ds: Dataset) -> str:
+def laterality(ds: Dataset) -> str:
+    """Return "L", "R", "B" or "": of the image, or the frame, or the body part examined."""
     frame = Dataset()
     for groups in (ds.get("SharedFunctionalGroupsSequence") or [])[:1]:
         frame = (groups.get("FrameAnatomySequence") or [frame])[0]

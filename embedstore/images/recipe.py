@@ -5,6 +5,7 @@ Named recipes are starting points; a backbone fills in its own size, mean and st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -19,11 +20,25 @@ from embedstore.types import Floats, Pixels, Recipe, Resize
 RECIPES = {
     "mammography": Recipe(),
     "plain": Recipe(
-        name="plain", polarity="keep", crop="none", flip="none", colour="rgb", resize="centre-crop"
+        name="plain",
+        exact=True,
+        polarity="keep",
+        crop="none",
+        flip="none",
+        scale="auto",
+        colour="rgb",
+        resize="centre-crop",
     ),
     # arXiv 2506.13964 as its code does it: squashed, scaled to 0..1, never normalised
     "molina2025": Recipe(
-        name="molina2025", polarity="keep", crop="none", flip="none", colour="rgb", resize="squash"
+        name="molina2025",
+        exact=True,
+        polarity="keep",
+        crop="none",
+        flip="none",
+        scale="auto",
+        colour="rgb",
+        resize="squash",
     ),
 }
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -62,7 +77,7 @@ def fit_to_model(
 
 
 def apply(recipe: Recipe, pixels: Pixels) -> Floats:
-    """Run the recipe.
+    """Run the recipe on decoded pixels: `tensors` of the `picture` of the `frame`.
 
     Parameters
     ----------
@@ -76,32 +91,78 @@ def apply(recipe: Recipe, pixels: Pixels) -> Floats:
     ndarray
         (c, H, W) float32, C-contiguous, c the length of `recipe.mean`.
     """
-    framed = frame(recipe, pixels)
-    resized = _resize(recipe, framed)
-    channels = resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1)
+    tensor: Floats = tensors(recipe, [picture(recipe, frame(recipe, pixels))])[0]
+    return tensor
+
+
+def tensors(recipe: Recipe, pictures: Sequence[Pixels]) -> Floats:
+    """Normalise pictures: n of (H, W) or (H, W, 3) to (n, c, H, W) float32, C-contiguous."""
     mean = np.asarray(recipe.mean, dtype=np.float32)[:, None, None]
     std = np.asarray(recipe.std, dtype=np.float32)[:, None, None]
-    out: Floats = np.ascontiguousarray((channels - mean) / std, dtype=np.float32)
+    out = np.empty((len(pictures), len(recipe.mean), *recipe.size), dtype=np.float32)
+    for tensor, levels in zip(out, pictures, strict=True):
+        unit = levels.astype(np.float32) / np.float32(np.iinfo(levels.dtype).max)
+        channels = unit[None] if unit.ndim == 2 else unit.transpose(2, 0, 1)
+        np.divide(channels - mean, std, out=tensor)
     return out
 
 
-def frame(recipe: Recipe, pixels: Pixels) -> Pixels:
-    """Polarity, crop and flip: the part of the picture a model will see, at full resolution."""
+def frame(recipe: Recipe, pixels: Pixels, laterality: str = "") -> Pixels:
+    """Polarity, crop and flip: the part of the picture a model will see, at full resolution.
+
+    `laterality`, "L" or "R" as the tags say, tells the chest wall's side (left breast, left side)
+    where the picture does not: where no breast stands out.
+    """
     if recipe.colour == "grey" and pixels.ndim == 3:
         pixels = _luminance(pixels)
-    grey = _luminance(pixels) if pixels.ndim == 3 else pixels
-    if recipe.polarity == "auto" and mammogram.is_inverted(grey):
-        grey, pixels = _turn(grey), _turn(pixels)
-    if recipe.crop == "none" and recipe.flip == "none":
+    if recipe.polarity == "keep" and recipe.crop == "none" and recipe.flip == "none":
         return pixels
-    mask = mammogram.breast_mask(grey)
+    grey = _luminance(pixels) if pixels.ndim == 3 else pixels
+    if recipe.polarity == "auto":
+        found = mammogram.find(grey)
+        mask = found.mask
+        pixels = _turn(pixels) if found.inverted else pixels
+    else:
+        mask = mammogram.breast_mask(grey)
+    wall = {"L": "left", "R": "right"}.get(laterality) if mask.all() else None
     if recipe.crop == "breast":
         box = mammogram.bounding_box(mask)
         pixels = np.where(_like(mask[box], pixels), pixels[box], _black(recipe, pixels))
         mask = mask[box]
-    if recipe.flip != "none" and mammogram.chest_wall(mask) != recipe.flip:
+    if recipe.flip != "none" and (wall or mammogram.chest_wall(mask)) != recipe.flip:
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def shrinkage(recipe: Recipe, shape: tuple[int, ...]) -> float:
+    """How often a framed picture of (h, w, …) goes into what the recipe makes of it."""
+    inner = _inner(recipe, *shape[:2])
+    return min(have / want for have, want in zip(shape, inner, strict=False))
+
+
+def cut_away(recipe: Recipe, framed: Pixels) -> float:
+    """Share of the breast, 0 to 1, that a centre crop leaves out of a framed picture."""
+    if recipe.resize != "centre-crop":
+        return 0.0
+    mask = mammogram.breast_mask(_luminance(framed) if framed.ndim == 3 else framed)
+    ends = []
+    for have, scaled, kept in zip(
+        mask.shape, _inner(recipe, *mask.shape), recipe.size, strict=True
+    ):
+        first = _offset(scaled, kept) * have / scaled
+        ends.append(slice(round(first), round(first + kept * have / scaled)))
+    return 1 - float(mask[ends[0], ends[1]].sum() / mask.sum())
+
+
+def picture(recipe: Recipe, framed: Pixels) -> Pixels:
+    """Resize a framed picture, at its own depth, to what `tensors` takes.
+
+    (h, w) or (h, w, 3) uint8 or uint16 to (H, W) or (H, W, 3) of the same type, its full range
+    used as `Recipe.scale` says. These are the pixels a store can keep.
+    """
+    inner = _inner(recipe, *framed.shape[:2])
+    small = _scaled(recipe, framed, inner)
+    return _pad(small, recipe) if recipe.resize == "pad" else _centre_crop(small, recipe.size)
 
 
 def _luminance(pixels: Pixels) -> Pixels:
@@ -118,7 +179,7 @@ def _turn(pixels: Pixels) -> Pixels:
 
 def _black(recipe: Recipe, pixels: Pixels) -> np.uint8 | np.uint16:
     """Return the grey level that `_scaled` makes 0."""
-    stretched = recipe.scale == "auto" and pixels.dtype == np.uint16
+    stretched = recipe.scale != "dtype" and pixels.dtype == np.uint16
     return pixels.dtype.type(pixels.min() if stretched else 0)
 
 
@@ -126,19 +187,12 @@ def _like(mask: NDArray[np.bool_], pixels: Pixels) -> NDArray[np.bool_]:
     return mask if pixels.ndim == 2 else mask[..., None]
 
 
-def _resize(recipe: Recipe, pixels: Pixels) -> Floats:
-    """(h, w[, 3]) pixels to (H, W[, 3]) float32 in 0..1."""
+def _inner(recipe: Recipe, h: int, w: int) -> tuple[int, int]:
+    """Return the size an (h, w) picture is scaled to, before it is padded or cut."""
     height, width = recipe.size
-    h, w = pixels.shape[:2]
     if recipe.resize == "pad":
         ratio = min(height / h, width / w)
-        inner = max(1, min(height, round(h * ratio))), max(1, min(width, round(w * ratio)))
-        return _pad(_scaled(recipe, pixels, inner), recipe)
-    return _centre_crop(_scaled(recipe, pixels, _before_crop(recipe, h, w)), recipe.size)
-
-
-def _before_crop(recipe: Recipe, h: int, w: int) -> tuple[int, int]:
-    """Return the size an (h, w) image is scaled to before the cut, rounded as the libraries do."""
+        return max(1, min(height, round(h * ratio))), max(1, min(width, round(w * ratio)))
     short = recipe.scale_size or min(recipe.size)
     tall, wide = (side * short // min(recipe.size) for side in recipe.size)
     if recipe.resize == "squash":
@@ -149,37 +203,46 @@ def _before_crop(recipe: Recipe, h: int, w: int) -> tuple[int, int]:
     return round(h / ratio), round(w / ratio)
 
 
-def _scaled(recipe: Recipe, pixels: Pixels, size: tuple[int, int]) -> Floats:
+def _scaled(recipe: Recipe, pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """Resize with antialiasing: 8 bit in 8 bit (as open_clip and timm do), deeper in float32."""
     how = _FILTERS[recipe.interpolation]
-    shape = size[::-1]
     if pixels.dtype == np.uint8:
-        small = Image.fromarray(np.ascontiguousarray(pixels)).resize(shape, how)
-        return np.asarray(small, dtype=np.float32) / np.float32(255)
-    low, high = 0.0, 65535.0
-    if recipe.scale == "auto":
-        low, high = float(pixels.min()), max(float(pixels.max()), float(pixels.min()) + 1)
-    unit = (pixels.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-    planes = [unit] if unit.ndim == 2 else [unit[..., c] for c in range(unit.shape[2])]
-    small_planes = [np.asarray(Image.fromarray(p).resize(shape, how)) for p in planes]
-    out = small_planes[0] if unit.ndim == 2 else np.stack(small_planes, axis=-1)
-    clipped: Floats = np.clip(out, 0, 1)
-    return clipped
+        whole = Image.fromarray(np.ascontiguousarray(pixels))
+        resized: Pixels = np.asarray(whole.resize(size[::-1], how))
+        return resized
+    deep = pixels.astype(np.float32)
+    planes = [deep] if deep.ndim == 2 else [deep[..., c] for c in range(deep.shape[2])]
+    small_planes = [np.asarray(Image.fromarray(p).resize(size[::-1], how)) for p in planes]
+    small = small_planes[0] if deep.ndim == 2 else np.stack(small_planes, axis=-1)
+    low, high = np.float32(0), np.float32(65535)
+    if recipe.scale != "dtype":
+        low, high = np.float32(pixels.min()), np.float32(pixels.max())
+    if recipe.scale == "resized":
+        high = min(high, small.max())  # bicubic overshoots at an edge
+    high = max(high, low + 1)
+    unit = np.clip((small - low) / (high - low), 0, 1)
+    levels: Pixels = np.rint(unit * 65535).astype(np.uint16)
+    return levels
 
 
-def _pad(image: Floats, recipe: Recipe) -> Floats:
+def _pad(image: Pixels, recipe: Recipe) -> Pixels:
     """Add zeros above and below, and on the side away from the chest wall (else on both)."""
     height, width = recipe.size
     rest = width - image.shape[1]
     before = {"left": 0, "right": rest, "none": rest // 2}[recipe.flip]
     top = (height - image.shape[0]) // 2
     edges = [(top, height - image.shape[0] - top), (before, rest - before)]
-    return np.pad(image, edges + [(0, 0)] * (image.ndim - 2))
+    edges += [(0, 0)] * (image.ndim - 2)
+    padded: Pixels = np.pad(image, edges)  # type: ignore[assignment]
+    return padded
 
 
-def _centre_crop(image: Floats, size: tuple[int, int]) -> Floats:
-    # torchvision's CenterCrop rounds the offset
-    top, left = (round((have - want) / 2) for have, want in zip(image.shape[:2], size, strict=True))
+def _centre_crop(image: Pixels, size: tuple[int, int]) -> Pixels:
+    top, left = (_offset(have, want) for have, want in zip(image.shape[:2], size, strict=True))
     if min(top, left) < 0:
         raise ValueError(f"a crop of {size} does not fit in {image.shape[:2]}")
     return image[top : top + size[0], left : left + size[1]]
+
+
+def _offset(have: int, want: int) -> int:
+    return round((have - want) / 2)  # torchvision's CenterCrop rounds too

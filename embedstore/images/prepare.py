@@ -1,0 +1,76 @@
+"""One image file to the pictures that some recipes make of it; what a reader process does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from embedstore.images.decode import ImageFile, read
+from embedstore.images.recipe import cut_away, frame, picture, shrinkage
+from embedstore.types import Pixels, Recipe
+
+LEAST_SHRINKAGE = 1.5
+"""A file is decoded at a lower resolution only as far as what is kept of it still shrinks by this.
+
+Where the breast is a small part of the picture, a finer resolution is taken: what is decoded
+depends on the file and the recipe alone.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An image as the recipes made it: a picture each, and what share of the breast each cut away.
+
+    Pictures are (H, W) or (H, W, 3), uint8 or uint16; `digest` is half of the file's sha256.
+    """
+
+    digest: bytes
+    pictures: tuple[Pixels, ...]
+    cut: tuple[float, ...]
+
+
+def prepare(path: Path, frame_number: int, recipes: Sequence[Recipe]) -> Prepared:
+    """Read a file once and prepare one of its frames for every recipe.
+
+    Raises
+    ------
+    ImageError
+        The file cannot be used, saying why and at which stage.
+    """
+    stat = path.stat() if path.exists() else None
+    digest, image = _opened(path, stat and (stat.st_mtime_ns, stat.st_size))
+    decoded: dict[tuple[int, int], Pixels] = {}
+    framed = [_framed(image, frame_number, recipe, decoded) for recipe in recipes]
+    pictures = tuple(picture(r, f) for r, f in zip(recipes, framed, strict=True))
+    cut = tuple(cut_away(r, f) for r, f in zip(recipes, framed, strict=True))
+    return Prepared(digest, pictures, cut)
+
+
+# the frames of one file come one after the other
+_opened = lru_cache(maxsize=1)(lambda path, _changed: read(path))
+
+
+def _framed(
+    image: ImageFile, number: int, recipe: Recipe, decoded: dict[tuple[int, int], Pixels]
+) -> Pixels:
+    """Decode and frame at the lowest resolution that does, kept in `decoded` for other recipes."""
+    halvings = 0 if recipe.exact else _halvings(recipe, image.shape)
+    while True:
+        key = recipe.window, halvings
+        if key not in decoded:
+            decoded[key] = image.pixels(number, recipe.window, halvings)
+        framed = frame(recipe, decoded[key], image.laterality)
+        more = int(np.ceil(np.log2(LEAST_SHRINKAGE / shrinkage(recipe, framed.shape))))
+        if halvings == 0 or more <= 0:
+            return framed
+        halvings = max(0, halvings - more)
+
+
+def _halvings(recipe: Recipe, shape: tuple[int, int]) -> int:
+    """How often an image of (h, w) can be halved if all of it is kept."""
+    times = shrinkage(recipe, shape) / LEAST_SHRINKAGE
+    return max(0, int(np.floor(np.log2(times))))
