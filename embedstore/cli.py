@@ -9,20 +9,17 @@ import signal
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from embedstore import cli_backbones
-from embedstore import cli_options as given
+from embedstore import cli_backbones, cli_extract
+from embedstore.cli_console import err, out, say, tell_failures
 from embedstore.errors import DataError, EmbedstoreError, ManifestError, UsageError
 
 if TYPE_CHECKING:
-    from embedstore.extract import Summary
-    from embedstore.manifest import Manifest
     from embedstore.store import Store
-    from embedstore.types import Backbone, Recipe, Resize, Sample, Spec
+    from embedstore.types import Spec
 
 app = typer.Typer(
     help="Frozen embeddings of medical images in plain Zarr, and honest probes on them.",
@@ -31,9 +28,6 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(cli_backbones.app, name="backbones")
-out = Console(width=None if sys.stdout.isatty() else 110, emoji=False)
-err = Console(stderr=True, emoji=False)
-
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -45,57 +39,7 @@ def options(
     """Frozen embeddings of medical images in plain Zarr, and honest probes on them."""
 
 
-@app.command()
-def extract(
-    manifest: given.Manifest,
-    store: given.StoreOption = Path("embeddings.zarr"),
-    backbone: given.Backbone = None,
-    recipe: given.Recipe = "mammography",
-    resize: given.Resize = "",
-    pooling: given.Pooling = "",
-    column: given.Column = None,
-    label: given.Label = None,
-    root: given.Root = None,
-    patient_ids: given.PatientIds = "hash",
-    device: given.Device = "auto",
-    precision: given.Precision = "auto",
-    batch_size: given.BatchSize = 0,
-    workers: given.Workers = -1,
-    strict: given.Strict = False,
-    retry_failures: given.RetryFailures = False,
-) -> None:
-    """Embed images into a store; running it again does only what is missing."""
-    from embedstore import extract as extraction
-    from embedstore.backbones import load_backbone
-    from embedstore.manifest import read_manifest
-    from embedstore.privacy import pseudonymise
-    from embedstore.report.progress import progress
-
-    _one_of("--precision", precision, ("auto", "float32", "bfloat16"))
-    _one_of("--patient-ids", patient_ids, ("hash", "keep"))
-    if not backbone:
-        raise UsageError("give at least one --backbone: statistics, biomedclip, convnext_tiny, …")
-    _check_store(store)
-    chosen = _recipe(recipe, resize)
-    device = _device(device)
-    table = read_manifest(manifest, _pairs(column or []), label or None, root)
-    loaded = [load_backbone(name, chosen, pooling, device) for name in dict.fromkeys(backbone)]
-    _tell_manifest(table)
-    for note in {getattr(b, "note", "") for b in loaded} - {""}:
-        _say(err, f"note: {note}")
-    samples = list(table.samples)
-    if patient_ids == "hash":
-        _tell_readable_ids(samples)
-        samples = pseudonymise(samples, store)
-    if precision == "auto":
-        precision = extraction.recorded_precision(store, loaded)
-    plan = extraction.choose(device, precision, batch_size, workers, len(samples))
-    _say(err, f"running on {plan}")
-    with progress(err, "extracting") as show:
-        summary = extraction.extract(
-            samples, store, loaded, plan, strict, retry_failures, on_progress=show
-        )
-    _tell_summary(store, loaded, summary)
+app.command()(cli_extract.extract)
 
 
 @app.command()
@@ -146,7 +90,7 @@ def probe(
         return
     out.print(probe_table(reports))
     for note in dict.fromkeys(n for r in reports for n in r.notes):
-        _say(out, f"note: {note}")
+        say(out, f"note: {note}")
 
 
 @app.command()
@@ -165,8 +109,8 @@ def info(store: StorePath, as_json: AsJson = False) -> None:
     if counts:
         out.print(label_table(counts))
     patients = set(opened.column("group").tolist()) - {""}
-    _say(out, f"{len(patients)} patients, {len(failures)} failures")
-    _tell_failures(failures)
+    say(out, f"{len(patients)} patients, {len(failures)} failures")
+    tell_failures(failures)
 
 
 @app.command()
@@ -211,7 +155,7 @@ def phantoms(
     """Write synthetic mammograms and their manifest, for trying embedstore out."""
     from embedstore.phantoms import write
 
-    _say(out, str(write(folder, patients, seed, size)))
+    say(out, str(write(folder, patients, seed, size)))
 
 
 def main() -> None:
@@ -232,7 +176,7 @@ def _run(arguments: list[str], debug: bool) -> int:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        _say(err, "stopped; what was committed is kept: run the same command again to go on")
+        say(err, "stopped; what was committed is kept: run the same command again to go on")
         return 130
     except Exception as error:  # noqa: BLE001 - the one place that guards a user from a traceback
         if debug:
@@ -244,79 +188,23 @@ def _tell_error(error: Exception) -> int:
     """Say what is wrong: one line, of a manifest one a finding; return the exit code."""
     if isinstance(error, ManifestError) and len(error.problems) > 1:
         lines = (f"the manifest has {len(error.problems)} problems:", *error.problems)
-        _say(err, "error: " + "\n  ".join(map(_one_line, lines)))
+        say(err, "error: " + "\n  ".join(map(_one_line, lines)))
         return error.exit_code
     if isinstance(error, EmbedstoreError):
-        _say(err, f"error: {_one_line(str(error))}")
+        say(err, f"error: {_one_line(str(error))}")
         return error.exit_code
     # click's own, known by what they can do: newer typers come with a click of their own
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         if text := _one_line(error.format_message()):  # none after the help
-            _say(err, f"error: {text}")
+            say(err, f"error: {text}")
         return int(error.exit_code)
     text = f"{type(error).__name__}: {error}".splitlines()[0]
-    _say(err, f"error: {text}; run again with --debug to see where")
+    say(err, f"error: {text}; run again with --debug to see where")
     return 1
-
-
-def _say(console: Console, text: str) -> None:
-    """Print plain text as it is: no colours, no markup in a file's name, no wrapping."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{option} is {', '.join(known)}; not {value!r}")
-
-
-def _pairs(values: list[str]) -> dict[str, str]:
-    pairs = {}
-    for value in values:
-        role, equals, name = value.partition("=")
-        if not equals:
-            raise UsageError(f"--column takes ROLE=NAME, not {value!r}")
-        pairs[role] = name
-    return pairs
-
-
-def _recipe(name: str, resize: str) -> Recipe:
-    from dataclasses import replace
-
-    from embedstore.images.recipe import named
-
-    chosen = named(name)
-    if not resize:
-        return chosen
-    _one_of("--resize", resize, ("pad", "squash", "centre-crop"))
-    return replace(chosen, resize=cast("Resize", resize), name=f"{name}+{resize}")
-
-
-def _check_store(store: Path) -> None:
-    """Refuse a path that is something else, or whose key and lock would have no name to go by."""
-    from embedstore.writer import refuse_foreign
-
-    if store.name in {"", ".."}:
-        raise UsageError(f"--store is the path of a store, such as embeddings.zarr; not '{store}'")
-    refuse_foreign(store)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    from embedstore.extract import choose_device
-
-    _one_of("--device", name.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
-    device = choose_device(name)
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"--device {name} cannot be used here: {reason}") from error
-    return device
 
 
 def _specs(store: Store, names: list[str] | None) -> list[Spec]:
@@ -347,45 +235,3 @@ def _info(store: Store, labels: dict[str, dict[str, int]]) -> dict[str, Any]:
         },
         "failures": [asdict(f) for f in store.failures()],
     }
-
-
-def _tell_manifest(table: Manifest) -> None:
-    used = ", ".join(f"{role}={name}" for role, name in table.columns.items())
-    _say(err, f"{len(table.samples)} images; columns {used or 'none: a folder'}")
-    _say(err, f"labels {', '.join(table.labels) or 'none'}")
-    for note in table.notes:
-        _say(err, f"note: {note}")
-
-
-def _tell_summary(store: Path, loaded: list[Backbone], summary: Summary) -> None:
-    """Say what was done; `DataError` where no image gave a vector."""
-    for b in loaded:
-        key = b.spec.key
-        failed = sum(f.spec == key for f in summary.failures)
-        _say(
-            out,
-            f"{b.spec.backbone} ({key}): {summary.written[key]} new, "
-            f"{summary.already[key]} already there, {failed} failed",
-        )
-    _tell_failures(summary.failures)
-    _say(out, f"{store}: {summary.samples} samples, {summary.seconds:.1f} s")
-    if summary.failures and not any([*summary.written.values(), *summary.already.values()]):
-        raise DataError(f"none of the {summary.samples} images could be used")
-
-
-def _tell_readable_ids(samples: list[Sample]) -> None:
-    """Say so where a file's name gives away the patient that the hash hides."""
-    shown = [s for s in samples if s.group and (s.group in s.id or s.group in s.path.name)]
-    if shown:
-        _say(
-            err,
-            f"note: the ids or file names of {len(shown)} images hold the patient's id "
-            f"({shown[0].id}); only the patient and exam columns are hashed",
-        )
-
-
-def _tell_failures(failures: list[Any], shown: int = 5) -> None:
-    for failure in failures[:shown]:
-        _say(err, f"failed: {failure.path}: {failure.stage}: {failure.reason}")
-    if len(failures) > shown:
-        _say(err, f"… and {len(failures) - shown} more; `embedstore info --json` lists them all")

@@ -9,7 +9,10 @@ import typer
 
 Manifest = Annotated[
     Path,
-    typer.Argument(help="A .csv or .parquet table, or a folder whose sub-folders are classes."),
+    typer.Argument(
+        help="A .csv or .parquet table, a folder whose sub-folders are classes, or a folder or "
+        "DICOMDIR of DICOM files."
+    ),
 ]
 StoreOption = Annotated[Path, typer.Option(help="The store; made, or added to.")]
 Backbone = Annotated[
@@ -22,6 +25,27 @@ Backbone = Annotated[
 Recipe = Annotated[str, typer.Option(help="Preprocessing: mammography, plain, molina2025.")]
 Resize = Annotated[
     str, typer.Option(help="pad, squash or centre-crop instead of the recipe's own.")
+]
+Exact = Annotated[
+    bool, typer.Option(help="Decode files in full, not only as far as the recipe needs.")
+]
+Window = Annotated[
+    int, typer.Option(help="Which window or VOI LUT of a DICOM file, from 0.", min=0)
+]
+Frames = Annotated[
+    str,
+    typer.Option(help="Of DICOM files of several frames: first, middle, a number, every:N."),
+]
+Join = Annotated[
+    Path | None,
+    typer.Option(metavar="TABLE", help="A table that labels the images of a DICOM archive."),
+]
+On = Annotated[
+    str,
+    typer.Option(
+        metavar="KEY[=COLUMN]",
+        help="What --join goes by: PatientID, AccessionNumber, SOPInstanceUID.",
+    ),
 ]
 Pooling = Annotated[str, typer.Option(help="projected or pre-projection, for open_clip models.")]
 Column = Annotated[
@@ -43,6 +67,12 @@ PatientIds = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16.")]
 BatchSize = Annotated[int, typer.Option(help="0: chosen by the device.", min=0)]
-Workers = Annotated[int, typer.Option(help="Reader processes; -1: chosen.", min=-1)]
+Workers = Annotated[
+    int, typer.Option(help="Reader processes; -1: chosen; 0: none, unprotected.", min=-1)
+]
+FileTimeout = Annotated[float, typer.Option(help="Seconds one file may take.", min=0.1)]
+KeepPixels = Annotated[
+    bool, typer.Option(help="Keep the pictures the backbones see, for other backbones.")
+]
 Strict = Annotated[bool, typer.Option(help="Stop at the first unusable image.")]
 RetryFailures = Annotated[bool, typer.Option(help="Try failed images again.")]

@@ -28,7 +28,7 @@ from embedstore.images.prepare import Prepared, prepare
 from embedstore.images.recipe import tensors
 from embedstore.readers import SECONDS, read_each
 from embedstore.store import Failure, Kept, KeptPixels, Store
-from embedstore.types import Backbone, Recipe, Sample, Spec
+from embedstore.types import Backbone, Recipe, Sample
 from embedstore.writer import Writer
 
 Precision = Literal["float32", "bfloat16"]
@@ -150,12 +150,13 @@ def extract(
     """
     began = time.monotonic()
     summary = Summary()
+    private = any(s.private for s in samples)
     with Writer(store) as writer:
         _refuse_other_precision(writer.store(), backbones, plan)
         rows = _register(writer, samples, summary)
         for backbone in backbones:
             note = {"note": getattr(backbone, "note", "")}
-            writer.add_spec(backbone.spec, provenance(plan) | note)
+            writer.add_spec(backbone.spec, provenance(plan, private) | note)
         writer.commit()
         jobs = _missing(writer.store(), rows, backbones, retry, keep_pixels, summary)
         total, done = sum(len(job.rows) for job in jobs), 0
@@ -167,8 +168,11 @@ def extract(
     return summary
 
 
-def provenance(plan: Plan) -> dict[str, Any]:
-    """Return what made the vectors, besides the Spec: versions, machine, command, time (UTC)."""
+def provenance(plan: Plan, private: bool = False) -> dict[str, Any]:
+    """Return what made the vectors, besides the Spec: versions, machine, command, time (UTC).
+
+    Paths in the command are left out where they are `private`.
+    """
     packages = ("embedstore", "torch", "timm", "open_clip_torch", "numpy", "pillow")
     return {
         "versions": {name: version(name) for name in packages} | {"python": sys.version.split()[0]},
@@ -176,9 +180,14 @@ def provenance(plan: Plan) -> dict[str, Any]:
         "device": plan.device,
         "precision": plan.precision,
         "batch_size": plan.batch_size,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([Path(sys.argv[0]).name, *(_said(a, private) for a in sys.argv[1:])]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _said(argument: str, private: bool) -> str:
+    option, equals, value = argument.rpartition("=")
+    return f"{option}{equals}…" if private and Path(value).exists() else argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +312,7 @@ class _Run:
         self.writer.commit()
 
     def _images(self) -> Generator[tuple[int, Prepared | ImageError]]:
-        """Number each image of the job; pixels come from the store where it has kept them."""
+        """Yield each image of the job by its number, out of the store where that has kept it."""
         store, recipes = self.writer.store(), list(self.job.recipes.values())
         kept = [store.kept(recipe) for recipe in recipes]
         there = np.logical_and.reduce([np.isin(self.job.rows, k.rows) for k in kept])

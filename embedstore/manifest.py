@@ -32,7 +32,7 @@ USUAL: Mapping[str, tuple[str, ...]] = {
 MAX_LABEL_VALUES = 50
 _SHOWN = 5
 _USUAL_NAMES = {name for names in USUAL.values() for name in names}
-_OWN_COLUMNS = {f.name for f in fields(Sample)} - {"labels"}
+_OWN_COLUMNS = {f.name for f in fields(Sample)} - {"labels", "frame", "private"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,9 @@ class Manifest:
 
 
 @dataclass(slots=True)
-class _Findings:
+class Findings:
+    """What is wrong with a table, and what deserves a word."""
+
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -96,13 +98,14 @@ def read_manifest(
             if columns or set(labels or ()) - {"class"}:
                 raise ManifestError(f"{path}: a folder has no columns; its only label is 'class'")
             return _from_folder(path)
-        table, root = _load(path), root or path.parent
+        table, root = load_table(path), root or path.parent
     else:
         table, root = _as_polars(source), root or Path()
     return _from_table(table, columns or {}, labels, root, allow_missing)
 
 
-def _load(path: Path) -> pl.DataFrame:
+def load_table(path: Path) -> pl.DataFrame:
+    """Read a ``.csv``, ``.tsv`` or ``.parquet`` file; `ManifestError` where it is none."""
     import polars as pl
 
     if not path.exists():
@@ -142,7 +145,7 @@ def _as_polars(frame: Any) -> pl.DataFrame:
     raise ManifestError(f"a manifest is a path, a polars or a pandas dataframe, not {type(frame)}")
 
 
-def _roles(names: list[str], given: Mapping[str, str], findings: _Findings) -> dict[str, str]:
+def _roles(names: list[str], given: Mapping[str, str], findings: Findings) -> dict[str, str]:
     """Map each role to the column that plays it."""
     lower = {name.lower(): name for name in reversed(names)}
     roles = {}
@@ -171,18 +174,15 @@ def _from_table(
     root: Path,
     allow_missing: bool,
 ) -> Manifest:
-    findings = _Findings()
+    findings = Findings()
     if table.height == 0:
         raise ManifestError("the manifest has no rows")
-    table = _stripped(table)
+    table = stripped(table)
     roles = _roles(table.columns, given, findings)
-    wanted = _label_columns(table, roles, labels, findings)
-    for name in wanted:
-        if not name or "/" in name or name.startswith((".", "__")) or name == "zarr.json":
-            findings.problems.append(f"label column {name!r}: rename it; Zarr forbids such names")
+    wanted = label_columns(table, roles, labels, findings)
     if findings.problems:
         raise _failure(findings)
-    text = {name: _texts(table, name) for name in [*roles.values(), *wanted]}
+    text = {name: texts(table, name) for name in [*roles.values(), *wanted]}
     paths = [root / value for value in text[roles["image"]]]
     ids = text[roles["id"]] if "id" in roles else _ids_from_paths(text[roles["image"]])
     _check_rows(ids, text[roles["image"]], paths, allow_missing, findings)
@@ -197,26 +197,41 @@ def _from_table(
     return Manifest(samples, roles, tuple(wanted), (*findings.notes, *_patient_note(roles)))
 
 
-def _stripped(table: pl.DataFrame) -> pl.DataFrame:
+def stripped(table: pl.DataFrame) -> pl.DataFrame:
+    """Strip the columns' names; `ManifestError` where two are the same then."""
     names = [name.strip() for name in table.columns]
     if twice := [name for name, n in Counter(names).items() if n > 1]:
         raise ManifestError(f"the manifest has two columns called {twice[0]!r}")
     return table.rename(dict(zip(table.columns, names, strict=True)))
 
 
-def _texts(table: pl.DataFrame, name: str) -> list[str]:
+def texts(table: pl.DataFrame, name: str) -> list[str]:
+    """Return a column as stripped text, "" where it is missing."""
     # None is missing, and so is what does not equal itself: NaN
     return ["" if v is None or v != v else str(v).strip() for v in table[name].to_list()]
 
 
-def _label_columns(
+def label_columns(
     table: pl.DataFrame,
     roles: Mapping[str, str],
     labels: Iterable[str] | None,
-    findings: _Findings,
+    findings: Findings,
 ) -> list[str]:
-    if labels is None:
-        return _default_labels(table, roles, findings)
+    """Choose the columns to keep as labels; a problem for each that cannot be kept."""
+    wanted = (
+        _default_labels(table, roles, findings)
+        if labels is None
+        else _asked_labels(table, roles, labels, findings)
+    )
+    for name in wanted:
+        if not name or "/" in name or name.startswith((".", "__")) or name == "zarr.json":
+            findings.problems.append(f"label column {name!r}: rename it; Zarr forbids such names")
+    return wanted
+
+
+def _asked_labels(
+    table: pl.DataFrame, roles: Mapping[str, str], labels: Iterable[str], findings: Findings
+) -> list[str]:
     wanted = []
     for name in dict.fromkeys(labels):
         if name not in table.columns:
@@ -234,9 +249,7 @@ def _label_columns(
     return wanted
 
 
-def _default_labels(
-    table: pl.DataFrame, roles: Mapping[str, str], findings: _Findings
-) -> list[str]:
+def _default_labels(table: pl.DataFrame, roles: Mapping[str, str], findings: Findings) -> list[str]:
     rest = [name for name in table.columns if name and name not in roles.values()]
     # a second patient or exam column would go into the store as it is, names and all
     reserved = [name for name in rest if name.lower() in _USUAL_NAMES]
@@ -259,7 +272,7 @@ def _ids_from_paths(paths: list[str]) -> list[str]:
 
 
 def _check_rows(
-    ids: list[str], names: list[str], paths: list[Path], allow_missing: bool, findings: _Findings
+    ids: list[str], names: list[str], paths: list[Path], allow_missing: bool, findings: Findings
 ) -> None:
     findings.rows("rows name no image", ((n, "empty") for n, v in enumerate(names, 1) if not v))
     findings.rows(
@@ -338,7 +351,7 @@ def _patient_note(roles: Mapping[str, str]) -> tuple[str, ...]:
     return ("no patient column: every image will count as a patient of its own",)
 
 
-def _failure(findings: _Findings) -> ManifestError:
+def _failure(findings: Findings) -> ManifestError:
     first, *rest = findings.problems
     more = f" (and {len(rest)} more problems)" if rest else ""
     return ManifestError(f"manifest: {first}{more}", tuple(findings.problems))

@@ -34,7 +34,6 @@ from embedstore.store import (
 )
 from embedstore.types import Recipe, Sample, Spec
 
-
 # arrays beside vectors and beside kept pictures: name, type, shape of a row
 _OF_EACH_IMAGE: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("rows", "int64", ()),

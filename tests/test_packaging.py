@@ -22,13 +22,14 @@ CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LAYERS = [
     {"errors"},
     {"types"},
-    {"registry", "images", "chunks", "lock", "index", "metrics", "phantoms", "privacy"},
+    {"registry", "images", "chunks", "lock", "index", "metrics", "phantoms", "privacy", "readers"},
     {"manifest", "splits", "store"},
-    {"writer", "backbones"},
+    {"writer", "backbones", "archive", "frames"},
+    {"join"},
     {"extract", "search", "evaluate", "phantomclip"},
     {"report"},
-    {"cli_options"},
-    {"cli_backbones"},
+    {"cli_options", "cli_console"},
+    {"cli_backbones", "cli_extract"},
     {"cli"},
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pydicom import dcmread
+from pydicom._uid_dict import UID_dictionary
+from pydicom.datadict import keyword_dict
 from pydicom.dataset import Dataset
 from pydicom.filereader import (
     _at_pixel_data,
@@ -39,6 +42,9 @@ LARGEST_INFLATED = 2**30
 _VRS = {vr.value.encode() for vr in VR if len(vr) == 2}
 _LONGEST_FIRST = 1024  # bytes; a first element is a character set, an image type or a UID
 _LONGEST_REASON = 300  # characters
+_QUOTED = re.compile(r"'[^']*'" + r'|"[^"]*"')
+_WORDS = {*keyword_dict, *(name for name, *_ in UID_dictionary.values())}
+_WORDS |= {"gdcm", "imagecodecs", "pillow", "pydicom", "pylibjpeg"}
 # CID 4014 as ViewPosition (0018,5101) names the same views: DICOM PS3.16 table CID 4014
 _VIEWS = {
     codes.cid4014.CranioCaudal.value: "CC",
@@ -162,10 +168,16 @@ def guarded() -> Iterator[None]:
     except ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - and on a damaged file they raise nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = _QUOTED.sub(_harmless, " ".join(str(error).split())) or type(error).__name__
         raise ImageError("decode", reason[:_LONGEST_REASON]) from error
     finally:
         log.propagate = passed_on
+
+
+def _harmless(quoted: re.Match[str]) -> str:
+    """Keep of what an error quotes only names of attributes and codecs: a value may be a name."""
+    text = quoted[0][1:-1]
+    return quoted[0] if text in _WORDS or text.replace(" ", "") in _WORDS else "'…'"
 
 
 def parse(file: BinaryIO, only: list[str] | None = None) -> tuple[Dataset, BinaryIO]:

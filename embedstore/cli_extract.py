@@ -1,0 +1,224 @@
+"""``embedstore extract``: from a table, a folder or a DICOM archive to a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from embedstore import cli_options as given
+from embedstore.cli_console import err, one_of, out, say, tell_failures
+from embedstore.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from embedstore.extract import Summary
+    from embedstore.manifest import Manifest
+    from embedstore.types import Backbone, Recipe, Resize, Sample
+
+
+def extract(
+    manifest: given.Manifest,
+    store: given.StoreOption = Path("embeddings.zarr"),
+    backbone: given.Backbone = None,
+    recipe: given.Recipe = "mammography",
+    resize: given.Resize = "",
+    exact: given.Exact = False,
+    window: given.Window = 0,
+    frames: given.Frames = "first",
+    pooling: given.Pooling = "",
+    column: given.Column = None,
+    label: given.Label = None,
+    root: given.Root = None,
+    join: given.Join = None,
+    on: given.On = "",
+    patient_ids: given.PatientIds = "hash",
+    device: given.Device = "auto",
+    precision: given.Precision = "auto",
+    batch_size: given.BatchSize = 0,
+    workers: given.Workers = -1,
+    file_timeout: given.FileTimeout = 60.0,
+    keep_pixels: given.KeepPixels = False,
+    strict: given.Strict = False,
+    retry_failures: given.RetryFailures = False,
+) -> None:
+    """Embed images into a store; running it again does only what is missing."""
+    from embedstore import extract as extraction
+    from embedstore.archive import holds_dicom
+    from embedstore.backbones import load_backbone
+    from embedstore.report.progress import progress
+
+    one_of("--precision", precision, ("auto", "float32", "bfloat16"))
+    one_of("--patient-ids", patient_ids, ("hash", "keep"))
+    if not backbone:
+        raise UsageError("give at least one --backbone: statistics, biomedclip, convnext_tiny, …")
+    _check_store(store)
+    chosen = _recipe(recipe, resize, exact, window)
+    device = _device(device)
+    archived = holds_dicom(manifest)
+    if archived:
+        _refuse("a DICOM archive", {"--column": column, "--root": root})
+        table = _archive(manifest, join, on, label, frames)
+    else:
+        _refuse("anything but a DICOM archive", {"--join": join, "--on": on})
+        table = _table(manifest, column, label, root, frames)
+    loaded = [load_backbone(name, chosen, pooling, device) for name in dict.fromkeys(backbone)]
+    _tell_manifest(table)
+    for note in {getattr(b, "note", "") for b in loaded} - {""}:
+        say(err, f"note: {note}")
+    samples = list(table.samples)
+    if patient_ids == "hash":
+        samples = _hide(samples, store, archived)
+    if precision == "auto":
+        precision = extraction.recorded_precision(store, loaded)
+    plan = extraction.choose(device, precision, batch_size, workers, len(samples), file_timeout)
+    say(err, f"running on {plan}")
+    with progress(err, "extracting") as show:
+        summary = extraction.extract(
+            samples, store, loaded, plan, strict, retry_failures, keep_pixels, show
+        )
+    _tell_summary(store, loaded, summary)
+
+
+def _refuse(source: str, options: dict[str, object]) -> None:
+    for name, value in options.items():
+        if value:
+            raise UsageError(f"{name} is of no use with {source}")
+
+
+def _archive(
+    folder: Path, table: Path | None, on: str, labels: list[str] | None, frames: str
+) -> Manifest:
+    """Read a DICOM archive, label it by a table or its folders, and choose frames."""
+    from dataclasses import replace
+
+    from embedstore.archive import read_archive
+    from embedstore.frames import expand
+    from embedstore.join import join
+    from embedstore.report.progress import progress
+
+    if on and not table:
+        raise UsageError("--on says what --join TABLE is joined on; give the table")
+    with progress(err, "reading tags") as show:
+        archive = read_archive(folder, show)
+    if table:
+        joined = join(archive, table, on, labels or None)
+    else:
+        if unknown := set(labels or ()) - {"class"}:
+            raise UsageError(
+                f"--label {unknown.pop()}: a DICOM archive gets labels by --join TABLE"
+            )
+        joined = archive.manifest(classes=bool(labels))
+    return replace(joined, samples=tuple(expand(joined.samples, frames, archive.frames)))
+
+
+def _table(
+    path: Path,
+    column: list[str] | None,
+    labels: list[str] | None,
+    root: Path | None,
+    frames: str,
+) -> Manifest:
+    from dataclasses import replace
+
+    from embedstore.frames import expand
+    from embedstore.manifest import read_manifest
+
+    table = read_manifest(path, _pairs(column or []), labels or None, root)
+    return replace(table, samples=tuple(expand(table.samples, frames)))
+
+
+def _pairs(values: list[str]) -> dict[str, str]:
+    pairs = {}
+    for value in values:
+        role, equals, name = value.partition("=")
+        if not equals:
+            raise UsageError(f"--column takes ROLE=NAME, not {value!r}")
+        pairs[role] = name
+    return pairs
+
+
+def _recipe(name: str, resize: str, exact: bool, window: int) -> Recipe:
+    from dataclasses import replace
+
+    from embedstore.images.recipe import named
+
+    chosen = named(name)
+    chosen = replace(chosen, window=window, exact=chosen.exact or exact)
+    if not resize:
+        return chosen
+    one_of("--resize", resize, ("pad", "squash", "centre-crop"))
+    return replace(chosen, resize=cast("Resize", resize), name=f"{name}+{resize}")
+
+
+def _check_store(store: Path) -> None:
+    """Refuse a path that is something else, or whose key and lock would have no name to go by."""
+    from embedstore.writer import refuse_foreign
+
+    if store.name in {"", ".."}:
+        raise UsageError(f"--store is the path of a store, such as embeddings.zarr; not '{store}'")
+    refuse_foreign(store)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    from embedstore.extract import choose_device
+
+    one_of("--device", name.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
+    device = choose_device(name)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"--device {name} cannot be used here: {reason}") from error
+    return device
+
+
+def _hide(samples: Sequence[Sample], store: Path, archived: bool) -> list[Sample]:
+    """Replace ids by keyed hashes, of an archive all of them, and say what stays readable."""
+    from embedstore.privacy import link, pseudonymise
+
+    hidden = pseudonymise(samples, store, ids=archived)
+    if archived:
+        table = link(samples, hidden, store)
+        say(err, f"note: all ids are keyed hashes; {table.name}, beside the store, has the files")
+        return hidden
+    shown = [s for s in samples if s.group and (s.group in s.id or s.group in s.path.name)]
+    if shown:
+        say(
+            err,
+            f"note: the ids or file names of {len(shown)} images hold the patient's id "
+            f"({shown[0].id}); only the patient and exam columns are hashed",
+        )
+    return hidden
+
+
+def _tell_manifest(table: Manifest) -> None:
+    used = ", ".join(f"{role}={name}" for role, name in table.columns.items())
+    say(err, f"{len(table.samples)} images; columns {used or 'none: a folder'}")
+    say(err, f"labels {', '.join(table.labels) or 'none'}")
+    for note in table.notes:
+        say(err, f"note: {note}")
+
+
+def _tell_summary(store: Path, loaded: list[Backbone], summary: Summary) -> None:
+    """Say what was done; `DataError` where no image gave a vector."""
+    from embedstore.store import Store
+
+    opened = Store.open(store)
+    for b in loaded:
+        key = b.spec.key
+        failed = sum(f.spec == key for f in summary.failures)
+        say(
+            out,
+            f"{b.spec.backbone} ({key}): {summary.written[key]} new, "
+            f"{summary.already[key]} already there, {failed} failed",
+        )
+    if summary.kept:
+        say(out, f"pixels: {summary.kept} pictures kept")
+    for note in dict.fromkeys(n for b in loaded for n in opened.notes(b.spec)):
+        say(err, f"note: {note}")
+    tell_failures(summary.failures)
+    say(out, f"{store}: {summary.samples} samples, {summary.seconds:.1f} s")
+    if summary.failures and not any([*summary.written.values(), *summary.already.values()]):
+        raise DataError(f"none of the {summary.samples} images could be used")
