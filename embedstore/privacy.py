@@ -97,7 +97,7 @@ def _links(file: Path) -> list[Link]:
         return []
     try:
         with file.open(newline="", encoding="utf-8") as table:
-            return [Link(**row) for row in csv.DictReader(table)]  # type: ignore[arg-type]
+            return [Link(**row) for row in csv.DictReader(table)]
     except (OSError, ValueError, TypeError) as error:
         raise StoreError(f"{file}: not a linkage table; move it away") from error
 

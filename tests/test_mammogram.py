@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from embedstore.images.mammogram import bounding_box, breast_mask, chest_wall, is_inverted
+from embedstore.images import mammogram
+from embedstore.images.mammogram import (
+    bounding_box,
+    breast_mask,
+    chest_wall,
+    find,
+    is_inverted,
+)
 
 FILMS = Path(__file__).parents[2] / "shared" / "mini-mias"
 
@@ -124,6 +131,146 @@ def test_thin_lines_alone_are_no_error() -> None:
     grey = np.zeros((400, 300), np.uint8)
     grey[:, 100:107] = 200
     assert breast_mask(grey).any()
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_one_pass_finds_polarity_and_breast(
+    truth: NDArray[np.bool_], cluttered: NDArray[np.uint8], wide: bool
+) -> None:
+    film = cluttered.astype(np.uint16) * 40 + 300 if wide else cluttered
+    for grey, turned in ((film, False), (film.max() - film, True)):
+        found = find(grey)
+        assert found.inverted is turned
+        assert not found.whole
+        assert overlap(found.mask, truth) > 0.95
+        np.testing.assert_array_equal(found.mask, breast_mask(film))
+
+
+@pytest.mark.parametrize("shape", [(1000, 801), (399, 300), (2001, 1203)])
+def test_the_working_copy_stands_for_the_mask(shape: tuple[int, int]) -> None:
+    found = find(film(half_ellipse(*shape)))
+    assert found.step == -(-max(shape) // 400)
+    blocks = np.kron(found.region, np.ones((found.step, found.step), np.bool_))
+    np.testing.assert_array_equal(found.mask, blocks[: shape[0], : shape[1]])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (1000, 10), (100, 90)])
+def test_one_pass_keeps_noise_and_uniform_images_whole(shape: tuple[int, int]) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, shape)
+    for levels in (noise, np.zeros(shape), np.full(shape, 9)):
+        found = find(levels.astype(np.uint8))
+        assert found.whole
+        assert not found.inverted
+        assert found.mask.shape == shape
+        assert found.mask.all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (2, 2), (40, 31)])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_the_median_is_scipys(shape: tuple[int, int], depth: type[np.uint8 | np.uint16]) -> None:
+    grey = np.random.default_rng(3).integers(0, np.iinfo(depth).max, shape, depth)
+    np.testing.assert_array_equal(mammogram._median(grey), ndimage.median_filter(grey, 3))
+
+
+def test_the_local_range_is_scipys() -> None:
+    levels = np.random.default_rng(4).random((50, 37)).astype(np.float32)
+    span = ndimage.maximum_filter(levels, 5) - ndimage.minimum_filter(levels, 5)
+    np.testing.assert_array_equal(mammogram._range(levels), span)
+
+
+@pytest.mark.parametrize("radius", [0.4, 1.0, 2.0**0.5, 5.0, 7.3, 21.0, 80.0])
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.5])
+def test_discs_are_the_distance_transforms(radius: float, share: float) -> None:
+    region = np.random.default_rng(5).random((60, 45)) < share
+    region[31, 17] = True
+    far = ndimage.distance_transform_edt(~region)
+    np.testing.assert_array_equal(mammogram._near(region, radius), far <= radius)
+    deep = ndimage.distance_transform_edt(np.pad(~region, 1))[1:-1, 1:-1]
+    np.testing.assert_array_equal(mammogram._eroded(~region, radius), deep > radius)
+
+
+def test_holes_are_filled_as_scipy_fills_them() -> None:
+    region = np.random.default_rng(6).random((80, 70)) < 0.6
+    np.testing.assert_array_equal(mammogram._filled(region), ndimage.binary_fill_holes(region))
+
+
+def furthest_out(mask: NDArray[np.bool_], drawn: NDArray[np.bool_]) -> float:
+    """How far from the drawn breast the mask goes, px."""
+    return float(ndimage.distance_transform_edt(~drawn)[mask].max())
+
+
+def soft_breast(reach: float, skin: float = 0.3) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Draw a breast, (832, 640), and its tissue: about 1, falling to ``skin`` at the skin line."""
+    drawn = half_ellipse(832, 640, reach)
+    blobs = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=drawn.shape), 12)
+    beyond_wall = np.pad(drawn, ((0, 0), (1, 0)), mode="edge")
+    depth = ndimage.distance_transform_edt(beyond_wall)[:, 1:] / 50
+    tissue = (1 + 0.2 * blobs / blobs.std()).clip(0.55, 1.45)
+    return drawn, drawn * tissue * (skin + (1 - skin) * depth.clip(0, 1))
+
+
+def exposed(tissue: NDArray[np.float64], wide: bool) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Grainy film of it, 60 of 255 grey levels to the unit: what is 4 and more is saturated."""
+    grey = (tissue + 0.06) * 60 + np.random.default_rng(1).normal(0, 2, tissue.shape)
+    if wide:
+        return (grey * 257).clip(0, 65535).astype(np.uint16)
+    return grey.clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["8 bit", "16 bit"])
+@pytest.mark.parametrize("brighter", [3, 4])
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.8])
+@pytest.mark.parametrize("reach", [0.25, 0.6, 0.9, 1.3])
+def test_an_implant_does_not_hide_the_breast(
+    reach: float, share: float, brighter: int, wide: bool
+) -> None:
+    drawn, tissue = soft_breast(reach, skin=0.15)
+    y, x = np.mgrid[-0.5:0.5:832j, 0:1:640j]
+    implant = (y / (0.44 * share)) ** 2 + ((x / reach - 0.45) / (0.5 * share)) ** 2 < 1
+    mask = breast_mask(exposed(np.where(implant & drawn, brighter, tissue), wide))
+    assert overlap(mask, drawn) > 0.93
+    rim = drawn & (tissue < 0.5)
+    assert (mask & rim).sum() > 0.75 * rim.sum()
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["8 bit", "16 bit"])
+@pytest.mark.parametrize("gap", [-10, 0, 4, 20])
+@pytest.mark.parametrize("reach", [0.25, 0.6, 0.9])
+def test_lead_markers_at_the_skin_line(reach: float, gap: int, wide: bool) -> None:
+    drawn, tissue = soft_breast(reach)
+    tip = round(reach * 640) + gap  # px
+    y, x = np.mgrid[:832, :640]
+    tissue[np.hypot(y - 416, x - tip) < 10] = 4.2  # a pellet on the nipple
+    upper = np.flatnonzero(drawn[:, round(0.6 * tip)])[0]  # a letter above the slope of the breast
+    letter = np.s_[upper - gap - 50 : upper - gap, round(0.6 * tip) : round(0.6 * tip) + 24]
+    tissue[letter] = 4.2
+    mask = breast_mask(exposed(tissue, wide))
+    assert overlap(mask, drawn) > 0.93
+    assert furthest_out(mask, drawn) <= 32  # px; the letter goes further, and its stub stays
+
+
+def outline(of: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
+    """Mark the inner edge of a drawn region."""
+    return np.asarray(of & ~ndimage.binary_erosion(of, iterations=thickness))
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["8 bit", "16 bit"])
+@pytest.mark.parametrize("faint", [0.1, 0.3, 1.0])
+@pytest.mark.parametrize("kind", ["plate", "edge", "ring"])
+@pytest.mark.parametrize("reach", [0.25, 0.6, 0.9])
+def test_compression_paddles_over_breast_and_background(
+    reach: float, kind: str, faint: float, wide: bool
+) -> None:
+    drawn, tissue = soft_breast(reach)
+    y, x = np.mgrid[:832, :640]
+    paddle = {
+        "plate": outline((abs(y - 416) < 310) & (x < 560), 5),
+        "edge": abs(x - 0.5 * reach * 640) < 3,
+        "ring": outline(np.hypot(y - 416, x - 0.6 * reach * 640) < 240, 8),
+    }[kind]
+    mask = breast_mask(exposed(tissue + faint * paddle, wide))
+    assert overlap(mask, drawn) > 0.93
+    assert furthest_out(mask, drawn) <= 15  # px
 
 
 @pytest.mark.parametrize("seed", range(5))
