@@ -76,7 +76,9 @@ class Recipe:
         Which VOI LUT or window of a DICOM file that has several, from 0.
     exact
         Decode every pixel. False lets a large file be decoded at a half, a quarter, … of its size
-        as long as what the recipe keeps of it is still shrunk by at least 1.5 to `size`.
+        as long as what the recipe keeps of it still shrinks by 1.25 or more to `size`: on
+        mammograms less than 4 of 255 grey levels off in the mean, the embedding's cosine above
+        0.99.
     polarity
         "auto" turns a film with a bright background; "keep" leaves it.
     crop

@@ -32,7 +32,7 @@ def pear() -> NDArray[np.bool_]:
 
 
 def found(region: NDArray[np.bool_], whole: bool = False) -> Finding:
-    return Finding(False, region, whole, region, 1)
+    return Finding(False, region, whole, region)
 
 
 @pytest.mark.parametrize(

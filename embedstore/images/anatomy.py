@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Finding", "bounding_box", "chest_wall", "laterality", "view"]
+__all__ = ["Finding", "bounding_box", "chest_wall", "laterality", "surroundings", "view"]
 
 _AT_THE_TOP = 0.01  # of the film's height: an outline this near the top edge reaches it
 _BELOW_THE_TOP = 0.03  # of the film's height: an outline this far down does not
@@ -29,17 +29,14 @@ class Finding:
         Breast and pectoral muscle (see `breast_mask`) on the film as it is to be seen.
     whole : bool
         No breast stood out, and the mask is all True.
-    region : ndarray of bool, shape (ceil(h / step), ceil(w / step))
-        The mask on the working copy; each of its pixels stands for ``step`` x ``step`` pixels.
-    step : int
-        Pixels of the film per pixel of the working copy, at least 1.
+    region : ndarray of bool, shape (h', w')
+        The mask on the working copy, of at most 400 pixels a side.
     """
 
     inverted: bool
     mask: NDArray[np.bool_]
     whole: bool
     region: NDArray[np.bool_]
-    step: int
 
 
 def chest_wall(mask: NDArray[np.bool_]) -> Literal["left", "right"]:
@@ -49,29 +46,40 @@ def chest_wall(mask: NDArray[np.bool_]) -> Literal["left", "right"]:
     the fuller one is the chest wall's. A tie (a whole-image mask) is "left".
     ValueError: the mask is not two-dimensional or marks nothing.
     """
-    rows, columns = bounding_box(mask, margin=0.0)
+    rows, columns = bounding_box(mask)
     heights = np.count_nonzero(mask[rows, columns], axis=0)
     quarter = max(1, heights.size // 4)
     return "left" if heights[:quarter].sum() >= heights[-quarter:].sum() else "right"
 
 
-def bounding_box(mask: NDArray[np.bool_], margin: float = 0.01) -> tuple[slice, slice]:
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
     """Box the (h, w) mask: row and column slices, so that ``image[bounding_box(mask)]`` crops.
 
-    The margin is added on every side, as a share of the box's longer side, within the image.
-    ValueError: the mask is not two-dimensional or marks nothing, or the margin is negative.
+    ValueError: the mask is not two-dimensional or marks nothing.
     """
     if mask.ndim != 2 or not mask.any():
         raise ValueError(f"expected an (h, w) mask with a True in it, got shape {mask.shape}")
-    if margin < 0:
-        raise ValueError(f"margin must be 0 or more, got {margin}")
     ends = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0)]
-    pad = round(margin * max(int(last - first) + 1 for first, last in ends))
-    rows, columns = (
-        slice(max(0, int(first) - pad), min(size, int(last) + 1 + pad))
-        for (first, last), size in zip(ends, mask.shape, strict=True)
-    )
+    rows, columns = (slice(int(first), int(last) + 1) for first, last in ends)
     return rows, columns
+
+
+def surroundings(region: NDArray[np.bool_], margin: float = 0.01) -> tuple[float, ...]:
+    """Box a mask with some air: left, top, right, bottom, in shares of its width and height.
+
+    The margin is added on every side, as a share of the box's longer side, within the image. In
+    shares, since a film is to be cut at the same places at whatever size it was decoded.
+    ValueError: the mask is not two-dimensional or marks nothing.
+    """
+    rows, columns = bounding_box(region)
+    pad = margin * max(rows.stop - rows.start, columns.stop - columns.start)
+    height, width = region.shape
+    return (
+        max(0.0, (columns.start - pad) / width),
+        max(0.0, (rows.start - pad) / height),
+        min(1.0, (columns.stop + pad) / width),
+        min(1.0, (rows.stop + pad) / height),
+    )
 
 
 def laterality(finding: Finding) -> Literal["L", "R", ""]:
@@ -97,7 +105,9 @@ def view(finding: Finding) -> Literal["CC", "MLO", ""]:
     """
     if finding.whole:
         return ""
-    rows, columns = bounding_box(finding.region, margin=0.0)
+    rows, columns = bounding_box(
+        finding.region,
+    )
     outline = finding.region[rows, columns]
     even = _overlap(outline, outline[::-1])
     gap = rows.start / finding.region.shape[0]

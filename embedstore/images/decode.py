@@ -113,7 +113,7 @@ class _Picture:
         except UnidentifiedImageError as error:
             known = "PNG, JPEG, TIFF, PGM, DICOM"
             raise ImageError("decode", f"not an image in a format known here ({known})") from error
-        except ImageError:
+        except (ImageError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - Pillow raises nearly anything on a damaged file
             reason = str(error).partition("\n")[0] or type(error).__name__

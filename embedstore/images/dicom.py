@@ -174,7 +174,7 @@ class DicomImage:
             raise ImageError("decode", f"{stored} bits in {allocated}; 1 to 16 are read")
         syntax = ds.file_meta.TransferSyntaxUID
         if syntax.is_encapsulated:
-            _check_codestream(self._stream(frame), syntax in JPEG2000)
+            _check_codestream(self._stream(frame), self.shape, syntax in JPEG2000)
         else:
             self._check_length(frame, rows * columns * allocated * int(ds.SamplesPerPixel))
 
@@ -204,8 +204,8 @@ def _pixel_header(file: BinaryIO, ds: Dataset) -> tuple[str, int]:
     return "OW", int.from_bytes(header[4:], order)
 
 
-def _check_codestream(stream: bytes, jpeg2000: bool) -> None:
-    """Refuse a codestream larger than any frame may be: codecs believe it, not Rows and Columns."""
+def _check_codestream(stream: bytes, shape: tuple[int, int], jpeg2000: bool) -> None:
+    """Refuse a codestream of another size than Rows and Columns: codecs believe the codestream."""
     jpeg = _get_jpg_parameters(stream)
     width, height = jpeg.get("width", 0), jpeg.get("height", 0)
     if jpeg2000:
@@ -214,8 +214,10 @@ def _check_codestream(stream: bytes, jpeg2000: bool) -> None:
                 width, height = image.size
         except UnidentifiedImageError as error:
             raise ImageError("decode", "the frame is no JPEG 2000 codestream") from error
-    if width * height > LARGEST_FRAME:
-        raise ImageError("decode", f"a codestream of {width}x{height} pixels")
+    if width and height and (height, width) != shape:
+        raise ImageError(
+            "decode", f"a codestream of {width}x{height} pixels in a frame of {shape[1]}x{shape[0]}"
+        )
 
 
 def _presentation(ds: Dataset, frame: int) -> Dataset:

@@ -143,6 +143,8 @@ def decode_frame(stream: bytes, runner: DecodeRunner) -> bytes:
     This is pydicom's interface for codecs: the pixels' bytes, colours as they are stored.
     """
     if runner.transfer_syntax in _LS:
+        if b"\xff\xd9" not in stream:  # CharLS would look for its end for five seconds
+            raise ValueError("the JPEG-LS codestream is cut short: it has no end marker")
         pixels = imagecodecs.jpegls_decode(stream)
     elif runner.transfer_syntax == uid.RLELossless:
         return _rle(stream, runner)

@@ -1,28 +1,31 @@
 """Find the breast on a mammogram: film labels, tape, bright borders and scanner margins left out.
 
-Every decision is taken on a copy of at most about 400 pixels a side, scaled to the image's own
-robust range, so that a film read at 8 bit and the same film at 16 bit give the same mask.
+Every decision is taken on a copy of at most 400 pixels a side, scaled to the image's own robust
+range: a film gives the same mask at 8 bit and at 16, and almost the same at any size.
 
 The method is the field's usual one: a minimum cross-entropy threshold (Li and Lee, Pattern
 Recognition 26, 1993; iterated as in Li and Tam, Pattern Recognition Letters 19, 1998), an opening
 that cuts labels and strips off, the thickest component, and its reconstruction to the skin line.
 """
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
-from embedstore.images.anatomy import Finding, bounding_box, chest_wall
+from embedstore.images.anatomy import Finding
+from embedstore.images.blocks import block_sums
 from embedstore.types import Floats, Pixels
 
-__all__ = ["Finding", "bounding_box", "breast_mask", "chest_wall", "find", "is_inverted"]
+__all__ = ["WORKING_SIDE", "breast_mask", "find", "is_inverted"]
 
-_Sampled: TypeAlias = NDArray[np.unsignedinteger[Any]]
 _Mask: TypeAlias = NDArray[np.bool_]
 
-_WORKING_SIDE = 400  # px, longest side of the reduced copy
+WORKING_SIDE = 400
+"""Pixels of the longest side of the copy that everything is decided on."""
+
 _SMALLEST_SIDE = 32  # px; below this there is no anatomy to find
 _STRIP = 0.12  # of the longest side: what is thinner is a label, a strip or a frame
 _THIN = 0.4  # opening radius over the foreground's greatest depth, at most
@@ -39,21 +42,21 @@ _SMALLEST_BREAST = 0.02  # of the image
 _SMALLEST_BACKGROUND = 0.05  # of the image
 
 
-def find(grey: Pixels) -> Finding:
+def find(grey: Pixels, turn: bool = True) -> Finding:
     """Tell the polarity of a film and mark the breast, in one pass over an (h, w) image.
 
     The mask is that of ``breast_mask(grey)``, or of ``breast_mask(grey.max() - grey)`` where the
-    film is inverted.
+    film is inverted; without `turn` it is taken as it is.
     ValueError: the image is not two-dimensional or is empty.
     """
-    sampled, step = _sampled(grey)
+    sampled = _sampled(grey)
     scaled = _scaled(sampled)
-    inverted = _bright_background(scaled)
+    inverted = turn and _bright_background(scaled)
     if inverted:  # turned before it is smoothed, so that even the rounding is the turned film's
         scaled = _scaled(grey.max() - sampled)
     found = _breast(scaled)
     region = np.ones(sampled.shape, dtype=np.bool_) if found is None else found
-    return Finding(inverted, _enlarged(region, step, grey.shape), found is None, region, step)
+    return Finding(inverted, _enlarged(region, grey.shape), found is None, region)
 
 
 def is_inverted(grey: Pixels) -> bool:
@@ -64,7 +67,7 @@ def is_inverted(grey: Pixels) -> bool:
     and bright (noise, uniform, a breast that fills the frame) the answer is False.
     ValueError: the image is not two-dimensional or is empty.
     """
-    return _bright_background(_scaled(_sampled(grey)[0]))
+    return _bright_background(_scaled(_sampled(grey)))
 
 
 def breast_mask(grey: Pixels) -> _Mask:
@@ -75,32 +78,34 @@ def breast_mask(grey: Pixels) -> _Mask:
     (uniform, noise, under 32 pixels a side).
     ValueError: the image is not two-dimensional or is empty.
     """
-    sampled, step = _sampled(grey)
-    region = _breast(_scaled(sampled))
-    if region is None:
-        return np.ones(grey.shape, dtype=np.bool_)
-    return _enlarged(region, step, grey.shape)
+    return find(grey, turn=False).mask
 
 
-def _sampled(grey: Pixels) -> tuple[_Sampled, int]:
-    """Take every ``step``-th pixel, (h', w') in the image's own type, and no speckle or scratch."""
+def _sampled(grey: Pixels) -> Floats:
+    """Make the working copy (h', w'), the longest side of 400 or less, without speckle or scratch.
+
+    It is averaged, not picked, so that a film gives the same one at whatever size it was decoded.
+    """
     if grey.ndim != 2 or grey.size == 0:
         raise ValueError(f"expected a grey image of shape (h, w), got {grey.shape}")
-    step = max(1, -(-max(grey.shape) // _WORKING_SIDE))
-    centre = step // 2 if min(grey.shape) > step else 0
-    small = grey[centre::step, centre::step]
-    rows, columns = (-(-n // step) for n in grey.shape)
-    missing = (0, rows - small.shape[0]), (0, columns - small.shape[1])
-    return _median(np.pad(small, missing, mode="edge")), step
+    longest = max(grey.shape)
+    if longest <= WORKING_SIDE:
+        return _median(grey.astype(np.float32))
+    halvings = (longest // WORKING_SIDE).bit_length() - 1
+    small = (block_sums(grey, halvings) / np.float32(4**halvings)).astype(np.float32)
+    height, width = (max(1, round(n * WORKING_SIDE / longest)) for n in grey.shape)
+    resized = Image.fromarray(small).resize((width, height), Image.Resampling.BOX)
+    return _median(np.asarray(resized))
 
 
-def _enlarged(region: _Mask, step: int, shape: tuple[int, ...]) -> _Mask:
-    """Undo the sampling of an (h', w') mask: (h, w) bool."""
-    rows, columns = (np.arange(n) // step for n in shape)
-    return region.take(columns, axis=1).take(rows, axis=0)
+def _enlarged(region: _Mask, shape: tuple[int, ...]) -> _Mask:
+    """Bring an (h', w') mask back to the size of the film: (h, w) bool."""
+    rows, columns = (np.arange(n) * have // n for n, have in zip(shape, region.shape, strict=True))
+    mask: _Mask = region.take(columns, axis=1).take(rows, axis=0)
+    return mask
 
 
-def _median(grey: _Sampled) -> _Sampled:
+def _median(grey: Floats) -> Floats:
     """Median of 3 x 3 pixels, mirrored at the edges; a sorting network, far quicker than SciPy's.
 
     Of columns sorted in threes, the median is that of the highest low, the middle middle and the
@@ -114,16 +119,16 @@ def _median(grey: _Sampled) -> _Sampled:
     return _sorted(lows, middles, highs)[1]
 
 
-def _sorted(a: _Sampled, b: _Sampled, c: _Sampled) -> tuple[_Sampled, _Sampled, _Sampled]:
+def _sorted(a: Floats, b: Floats, c: Floats) -> tuple[Floats, Floats, Floats]:
     """Sort three images of one shape, pixel by pixel."""
     a, b = np.minimum(a, b), np.maximum(a, b)
     b, c = np.minimum(b, c), np.maximum(b, c)
     return np.minimum(a, b), np.maximum(a, b), c
 
 
-def _scaled(sampled: _Sampled) -> Floats | None:
+def _scaled(sampled: Floats) -> Floats | None:
     """Smooth; scale to 0..1 between darkest pixel and 99th percentile; None where there is none."""
-    small = ndimage.gaussian_filter(sampled.astype(np.float32), 1.0)
+    small = ndimage.gaussian_filter(sampled, 1.0)
     low, high = float(small.min()), float(np.percentile(small, 99))
     if min(small.shape) < _SMALLEST_SIDE or high <= low:
         return None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
 from embedstore.images.decode import ImageFile, read
-from embedstore.images.recipe import cut_away, frame, picture, shrinkage
+from embedstore.images.mammogram import WORKING_SIDE
+from embedstore.images.recipe import Framed, cut_away, frame, picture, shrinkage
 from embedstore.types import Pixels, Recipe
 
-LEAST_SHRINKAGE = 1.5
+LEAST_SHRINKAGE = 1.25
 """A file is decoded at a lower resolution only as far as what is kept of it still shrinks by this.
 
 Where the breast is a small part of the picture, a finer resolution is taken: what is decoded
@@ -56,7 +56,7 @@ _opened = lru_cache(maxsize=1)(lambda path, _changed: read(path))
 
 def _framed(
     image: ImageFile, number: int, recipe: Recipe, decoded: dict[tuple[int, int], Pixels]
-) -> Pixels:
+) -> Framed:
     """Decode and frame at the lowest resolution that does, kept in `decoded` for other recipes."""
     halvings = 0 if recipe.exact else _halvings(recipe, image.shape)
     while True:
@@ -64,13 +64,13 @@ def _framed(
         if key not in decoded:
             decoded[key] = image.pixels(number, recipe.window, halvings)
         framed = frame(recipe, decoded[key], image.laterality)
-        more = int(np.ceil(np.log2(LEAST_SHRINKAGE / shrinkage(recipe, framed.shape))))
+        more = math.ceil(math.log2(LEAST_SHRINKAGE / shrinkage(recipe, framed.shape)))
         if halvings == 0 or more <= 0:
             return framed
         halvings = max(0, halvings - more)
 
 
 def _halvings(recipe: Recipe, shape: tuple[int, int]) -> int:
-    """How often an image of (h, w) can be halved if all of it is kept."""
-    times = shrinkage(recipe, shape) / LEAST_SHRINKAGE
-    return max(0, int(np.floor(np.log2(times))))
+    """How often an image of (h, w) can be halved if all of it is kept, and the breast be found."""
+    times = min(shrinkage(recipe, shape) / LEAST_SHRINKAGE, max(shape) / WORKING_SIDE)
+    return max(0, math.floor(math.log2(times)))

@@ -6,7 +6,7 @@ Named recipes are starting points; a backbone fills in its own size, mean and st
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image
 
 from embedstore.errors import UsageError
 from embedstore.images import mammogram
+from embedstore.images.anatomy import Finding, chest_wall, surroundings
 from embedstore.types import Floats, Pixels, Recipe, Resize
 
 RECIPES = {
@@ -107,7 +108,35 @@ def tensors(recipe: Recipe, pictures: Sequence[Pixels]) -> Floats:
     return out
 
 
-def frame(recipe: Recipe, pixels: Pixels, laterality: str = "") -> Pixels:
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """The part of a picture a model will see.
+
+    Attributes
+    ----------
+    pixels
+        (h, w) or (h, w, 3), uint8 or uint16.
+    box
+        Left, top, right and bottom of what is kept, in pixels, fractions of which count: so a
+        film is cut at the same places at whatever size it was decoded.
+    """
+
+    pixels: Pixels
+    box: tuple[float, float, float, float]
+
+    @property
+    def shape(self) -> tuple[float, float]:
+        """Height and width of what is kept, pixels."""
+        left, top, right, bottom = self.box
+        return bottom - top, right - left
+
+    def kept(self) -> Pixels:
+        """Cut out what is kept, to the nearest whole pixel."""
+        left, top, right, bottom = map(round, self.box)
+        return self.pixels[top:bottom, left:right]
+
+
+def frame(recipe: Recipe, pixels: Pixels, laterality: str = "") -> Framed:
     """Polarity, crop and flip: the part of the picture a model will see, at full resolution.
 
     `laterality`, "L" or "R" as the tags say, tells the chest wall's side (left breast, left side)
@@ -115,53 +144,57 @@ def frame(recipe: Recipe, pixels: Pixels, laterality: str = "") -> Pixels:
     """
     if recipe.colour == "grey" and pixels.ndim == 3:
         pixels = _luminance(pixels)
+    height, width = pixels.shape[:2]
     if recipe.polarity == "keep" and recipe.crop == "none" and recipe.flip == "none":
-        return pixels
+        return Framed(pixels, (0, 0, width, height))
     grey = _luminance(pixels) if pixels.ndim == 3 else pixels
-    if recipe.polarity == "auto":
-        found = mammogram.find(grey)
-        mask = found.mask
-        pixels = _turn(pixels) if found.inverted else pixels
-    else:
-        mask = mammogram.breast_mask(grey)
-    wall = {"L": "left", "R": "right"}.get(laterality) if mask.all() else None
+    found = mammogram.find(grey, turn=recipe.polarity == "auto")
+    pixels = _turn(pixels) if found.inverted else pixels
+    left, top, right, bottom = 0.0, 0.0, float(width), float(height)
     if recipe.crop == "breast":
-        box = mammogram.bounding_box(mask)
-        pixels = np.where(_like(mask[box], pixels), pixels[box], _black(recipe, pixels))
-        mask = mask[box]
-    if recipe.flip != "none" and (wall or mammogram.chest_wall(mask)) != recipe.flip:
-        pixels = pixels[:, ::-1]
-    return pixels
+        shares = surroundings(found.region)
+        left, top, right, bottom = (
+            share * n for share, n in zip(shares, (width, height) * 2, strict=True)
+        )
+        pixels = np.where(_like(found.mask, pixels), pixels, _black(recipe, pixels))
+    if recipe.flip != "none" and _wall(found, laterality) != recipe.flip:
+        pixels, left, right = pixels[:, ::-1], width - right, width - left
+    return Framed(pixels, (left, top, right, bottom))
 
 
-def shrinkage(recipe: Recipe, shape: tuple[int, ...]) -> float:
-    """How often a framed picture of (h, w, …) goes into what the recipe makes of it."""
-    inner = _inner(recipe, *shape[:2])
-    return min(have / want for have, want in zip(shape, inner, strict=False))
+def _wall(found: Finding, laterality: str) -> str:
+    if found.whole and laterality in {"L", "R"}:
+        return "left" if laterality == "L" else "right"
+    return chest_wall(found.region)
 
 
-def cut_away(recipe: Recipe, framed: Pixels) -> float:
+def shrinkage(recipe: Recipe, shape: tuple[float, float]) -> float:
+    """How often a part of (h, w) pixels goes into what the recipe makes of it."""
+    return min(have / want for have, want in zip(shape, _inner(recipe, *shape), strict=True))
+
+
+def cut_away(recipe: Recipe, framed: Framed) -> float:
     """Share of the breast, 0 to 1, that a centre crop leaves out of a framed picture."""
     if recipe.resize != "centre-crop":
         return 0.0
-    mask = mammogram.breast_mask(_luminance(framed) if framed.ndim == 3 else framed)
+    kept = framed.kept()
+    mask = mammogram.breast_mask(_luminance(kept) if kept.ndim == 3 else kept)
     ends = []
-    for have, scaled, kept in zip(
+    for have, scaled, size in zip(
         mask.shape, _inner(recipe, *mask.shape), recipe.size, strict=True
     ):
-        first = _offset(scaled, kept) * have / scaled
-        ends.append(slice(round(first), round(first + kept * have / scaled)))
+        first = _offset(scaled, size) * have / scaled
+        ends.append(slice(round(first), round(first + size * have / scaled)))
     return 1 - float(mask[ends[0], ends[1]].sum() / mask.sum())
 
 
-def picture(recipe: Recipe, framed: Pixels) -> Pixels:
+def picture(recipe: Recipe, framed: Framed) -> Pixels:
     """Resize a framed picture, at its own depth, to what `tensors` takes.
 
-    (h, w) or (h, w, 3) uint8 or uint16 to (H, W) or (H, W, 3) of the same type, its full range
-    used as `Recipe.scale` says. These are the pixels a store can keep.
+    The result is (H, W) or (H, W, 3) of the picture's own type, its full range used as
+    `Recipe.scale` says. These are the pixels a store can keep.
     """
-    inner = _inner(recipe, *framed.shape[:2])
-    small = _scaled(recipe, framed, inner)
+    small = _scaled(recipe, framed, _inner(recipe, *framed.shape))
     return _pad(small, recipe) if recipe.resize == "pad" else _centre_crop(small, recipe.size)
 
 
@@ -187,7 +220,7 @@ def _like(mask: NDArray[np.bool_], pixels: Pixels) -> NDArray[np.bool_]:
     return mask if pixels.ndim == 2 else mask[..., None]
 
 
-def _inner(recipe: Recipe, h: int, w: int) -> tuple[int, int]:
+def _inner(recipe: Recipe, h: float, w: float) -> tuple[int, int]:
     """Return the size an (h, w) picture is scaled to, before it is padded or cut."""
     height, width = recipe.size
     if recipe.resize == "pad":
@@ -203,20 +236,20 @@ def _inner(recipe: Recipe, h: int, w: int) -> tuple[int, int]:
     return round(h / ratio), round(w / ratio)
 
 
-def _scaled(recipe: Recipe, pixels: Pixels, size: tuple[int, int]) -> Pixels:
+def _scaled(recipe: Recipe, framed: Framed, size: tuple[int, int]) -> Pixels:
     """Resize with antialiasing: 8 bit in 8 bit (as open_clip and timm do), deeper in float32."""
-    how = _FILTERS[recipe.interpolation]
+    pixels, how, box = framed.pixels, _FILTERS[recipe.interpolation], framed.box
     if pixels.dtype == np.uint8:
         whole = Image.fromarray(np.ascontiguousarray(pixels))
-        resized: Pixels = np.asarray(whole.resize(size[::-1], how))
+        resized: Pixels = np.asarray(whole.resize(size[::-1], how, box))
         return resized
-    deep = pixels.astype(np.float32)
-    planes = [deep] if deep.ndim == 2 else [deep[..., c] for c in range(deep.shape[2])]
-    small_planes = [np.asarray(Image.fromarray(p).resize(size[::-1], how)) for p in planes]
-    small = small_planes[0] if deep.ndim == 2 else np.stack(small_planes, axis=-1)
+    planes = [pixels] if pixels.ndim == 2 else [pixels[..., c] for c in range(pixels.shape[2])]
+    floats = [Image.fromarray(p.astype(np.float32)) for p in planes]
+    small_planes = [np.asarray(p.resize(size[::-1], how, box)) for p in floats]
+    small = small_planes[0] if pixels.ndim == 2 else np.stack(small_planes, axis=-1)
     low, high = np.float32(0), np.float32(65535)
     if recipe.scale != "dtype":
-        low, high = np.float32(pixels.min()), np.float32(pixels.max())
+        low, high = np.float32(pixels.min()), np.float32(framed.kept().max())
     if recipe.scale == "resized":
         high = min(high, small.max())  # bicubic overshoots at an edge
     high = max(high, low + 1)
