@@ -95,18 +95,21 @@ def _archive(
     from embedstore.frames import expand
     from embedstore.join import join
     from embedstore.report.progress import progress
+    from embedstore.views import complete
 
+    expand([], frames)  # what is wrong with the options is said before the walk
     if on and not table:
         raise UsageError("--on says what --join TABLE is joined on; give the table")
+    if not table and (unknown := set(labels or ()) - {"class"}):
+        name = unknown.pop()
+        raise UsageError(f"--label {name}: a DICOM archive gets its labels by --join TABLE")
     with progress(err, "reading tags") as show:
         archive = read_archive(folder, show)
+    with progress(err, "telling views") as show:
+        archive = complete(archive, show)
     if table:
         joined = join(archive, table, on, labels or None)
     else:
-        if unknown := set(labels or ()) - {"class"}:
-            raise UsageError(
-                f"--label {unknown.pop()}: a DICOM archive gets labels by --join TABLE"
-            )
         joined = archive.manifest(classes=bool(labels))
     return replace(joined, samples=tuple(expand(joined.samples, frames, archive.frames)))
 

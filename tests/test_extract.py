@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,6 +133,65 @@ def test_a_bad_file_is_recorded_and_the_rest_goes_on(
     assert len(summary.failures) == 3
     kept = [i for i in store.column("id").tolist() if i not in {"film03", "film05", "film07"}]
     assert store.read(backbone.spec).ids.tolist() == kept
+
+
+def test_a_reader_that_is_killed_takes_one_file_down(films: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "waits.png")  # a reader that opens it waits, until it is shot
+    samples = list(read_manifest(films).samples)
+    samples.insert(5, Sample("waits", tmp_path / "waits.png"))
+    shot = threading.Thread(target=shoot_the_waiting_reader)
+    shot.start()
+    backbone = Sums(plain())
+    summary = extract(samples, tmp_path / "s.zarr", [backbone], Plan("cpu", "float32", 4, 2))
+    shot.join()
+    assert [(f.id, f.reason) for f in summary.failures] == [
+        ("waits", "the decoder crashed (SIGSEGV)")
+    ]
+    ids = Store.open(tmp_path / "s.zarr").read(backbone.spec).ids.tolist()
+    assert ids == [s.id for s in samples if s.id != "waits"]
+
+
+def shoot_the_waiting_reader() -> None:
+    """End the reader of ours that waits for a pipe to open, as a crashing codec would."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for process in filter(is_our_reader, Path("/proc").glob("[0-9]*")):
+            with suppress(OSError):
+                if (process / "wchan").read_text() in {"wait_for_partner", "fifo_open"}:
+                    os.kill(int(process.name), signal.SIGSEGV)
+                    return
+        time.sleep(0.05)
+
+
+def is_our_reader(process: Path) -> bool:
+    """Tell a grandchild, by way of the fork server."""
+    return parent(parent(process)).name == str(os.getpid())
+
+
+def parent(process: Path) -> Path:
+    with suppress(OSError):
+        found = re.search(r"PPid:\s(\d+)", (process / "status").read_text())
+        return process.with_name(found[1] if found else "0")
+    return process.with_name("0")
+
+
+def test_a_file_that_takes_too_long_is_given_up(films: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "waits.png")
+    samples = [*read_manifest(films).samples, Sample("waits", tmp_path / "waits.png")]
+    plan = Plan("cpu", "float32", 4, 2, seconds=2)
+    summary = extract(samples, tmp_path / "s.zarr", [Sums(plain())], plan)
+    assert [(f.id, f.reason) for f in summary.failures] == [("waits", "not decoded within 2 s")]
+
+
+def test_private_paths_are_read_and_not_stored(films: Path, tmp_path: Path) -> None:
+    samples = [replace(s, private=True) for s in read_manifest(films).samples]
+    (films.parent / "film03.png").write_text("not an image")
+    backbone = Sums(plain())
+    extract(samples, tmp_path / "s.zarr", [backbone], PLAN)
+    store = Store.open(tmp_path / "s.zarr")
+    assert set(store.column("path").tolist()) == {""}
+    assert [(f.id, f.path) for f in store.failures()] == [("film03", "")]
+    assert len(store.read(backbone.spec)) == 11
 
 
 def test_a_failure_is_tried_again_only_on_wish(films: Path, tmp_path: Path) -> None:

@@ -25,11 +25,11 @@ LAYERS = [
     {"registry", "images", "chunks", "lock", "index", "metrics", "phantoms", "privacy", "readers"},
     {"manifest", "splits", "store"},
     {"writer", "backbones", "archive", "frames"},
-    {"join"},
+    {"join", "views"},
     {"extract", "search", "evaluate", "phantomclip"},
     {"report"},
     {"cli_options", "cli_console"},
-    {"cli_backbones", "cli_extract"},
+    {"cli_backbones", "cli_extract", "cli_view"},
     {"cli"},
 ]
 

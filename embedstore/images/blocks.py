@@ -19,8 +19,9 @@ def block_means(pixels: Pixels, halvings: int) -> Pixels:
     if not halvings:
         return pixels
     half = np.uint32(4**halvings // 2)
-    means: Pixels = ((block_sums(pixels, halvings) + half) >> 2 * halvings).astype(pixels.dtype)
-    return means
+    means: NDArray[Any] = (block_sums(pixels, halvings) + half) >> 2 * halvings
+    rounded: Pixels = means.astype(pixels.dtype)  # type: ignore[assignment]
+    return rounded
 
 
 def block_sums(pixels: Pixels, halvings: int) -> NDArray[np.uint32]:

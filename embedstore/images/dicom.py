@@ -75,6 +75,7 @@ class DicomImage:
             self._ds, self._file = parse(file)
             self._pixel_vr, self._length = _pixel_header(self._file, self._ds)
             self._start = self._file.tell()
+            self._length = min(self._length, self._file.seek(0, io.SEEK_END) - self._start)
             self.shape = int(self._ds.get("Rows") or 0), int(self._ds.get("Columns") or 0)
             self.laterality = laterality(self._ds)
 

@@ -142,12 +142,13 @@ def decode_frame(stream: bytes, runner: DecodeRunner) -> bytes:
 
     This is pydicom's interface for codecs: the pixels' bytes, colours as they are stored.
     """
-    if runner.transfer_syntax in _LS:
-        if b"\xff\xd9" not in stream:  # CharLS would look for its end for five seconds
-            raise ValueError("the JPEG-LS codestream is cut short: it has no end marker")
-        pixels = imagecodecs.jpegls_decode(stream)
-    elif runner.transfer_syntax == uid.RLELossless:
+    if runner.transfer_syntax == uid.RLELossless:
         return _rle(stream, runner)
+    # libjpeg-turbo would make up what is missing, and CharLS look for it for five seconds
+    if b"\xff\xd9" not in stream:
+        raise ValueError("the codestream is cut short: it has no end marker")
+    if runner.transfer_syntax in _LS:
+        pixels = imagecodecs.jpegls_decode(stream)
     elif runner.samples_per_pixel == 1:
         pixels = imagecodecs.jpeg8_decode(stream)
     else:
