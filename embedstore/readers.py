@@ -1,7 +1,8 @@
 """Files read and prepared in processes of their own: one that dies or hangs takes one file down.
 
 A codec in C can crash on a damaged file or never come back, and no ``try`` helps against either.
-Each reader is also held to an amount of memory, and ends when the process it reads for does.
+A reader has one job at a time and a pipe of its own, so that it is known which file ended it. It
+is also held to an amount of memory, and ends when the process it reads for does.
 """
 
 from __future__ import annotations
@@ -13,27 +14,26 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import TimeoutError as NoAnswer
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
-from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any, TypeVar
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from embedstore.errors import EmbedstoreError, ImageError
 
-if TYPE_CHECKING:
-    from pebble import ProcessFuture, ProcessPool
-
-MEMORY = 2 * 2**30
+MEMORY = 1792 * 2**20
 """Bytes of data a reader process may hold; an image that needs more is a failure."""
 
 SECONDS = 60.0
 """How long one file may take."""
 
-_AHEAD = 4  # files handed to each reader before their turn
-_GRACE = 30.0  # seconds; the pool itself ends a reader that is over its time
+_AHEAD = 4  # files read before their turn, for each reader
+_START = 120.0  # seconds a reader may take to be there, on a slow disk
+_GRACE = 5.0  # seconds after which a reader that is over its time ends itself
 
 T = TypeVar("T")
 
@@ -63,25 +63,36 @@ def read_each(
     Raises
     ------
     EmbedstoreError
-        No reader process stays alive.
+        No reader process starts.
     """
     if not workers:
         yield from (attempt(function, job) for job in jobs)
         return
-    done = 0
-    while done < len(jobs):
-        before = done
+    readers = [_Reader(function, seconds) for _ in range(min(workers, len(jobs)))]
+    idle: SimpleQueue[_Reader] = SimpleQueue()
+    for reader in readers:
+        idle.put(reader)
+
+    def read(job: tuple[Any, ...]) -> T | ImageError:
+        reader = idle.get()
         try:
-            with _pool(min(workers, len(jobs) - done), function.__module__) as pool:
-                for result in _ahead(pool, function, jobs[done:], workers, seconds):
-                    done += 1
-                    yield result
-        except BrokenProcessPool as error:
-            if done == before:
-                raise EmbedstoreError(
-                    "the reader processes end as soon as they start; a script must call this "
-                    'under `if __name__ == "__main__":`, or give workers=0'
-                ) from error
+            result: T | ImageError = reader.read(job)
+            return result
+        finally:
+            idle.put(reader)
+
+    threads = ThreadPoolExecutor(max(1, len(readers)))  # each waits for a reader
+    try:
+        left = (threads.submit(read, job) for job in jobs)
+        waiting = deque(islice(left, _AHEAD * len(readers)))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(islice(left, 1))
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        for reader in readers:
+            reader.end()
+        threads.shutdown()
 
 
 def attempt(function: Callable[..., T], job: tuple[Any, ...]) -> T | ImageError:
@@ -96,40 +107,70 @@ def attempt(function: Callable[..., T], job: tuple[Any, ...]) -> T | ImageError:
         return ImageError("preprocess", f"{type(error).__name__}: {error}")
 
 
-def _ahead(
-    pool: ProcessPool,
-    function: Callable[..., T],
-    jobs: Sequence[tuple[Any, ...]],
-    workers: int,
-    seconds: float,
-) -> Iterator[T | ImageError]:
-    left = (_schedule(pool, function, job, seconds) for job in jobs)
-    waiting = deque(islice(left, _AHEAD * workers))
-    while waiting:
-        yield _result(waiting.popleft(), seconds)
-        waiting.extend(islice(left, 1))
+class _Reader:
+    """A reader process, which is there from the first job on and again after it has died."""
 
+    _one_at_a_time = threading.Lock()  # multiprocessing's own book-keeping is for one thread
 
-def _schedule(
-    pool: ProcessPool, function: Callable[..., T], job: tuple[Any, ...], seconds: float
-) -> ProcessFuture[T | ImageError]:
-    try:
-        return pool.schedule(attempt, args=(function, job), timeout=seconds)
-    except RuntimeError as error:
-        raise BrokenProcessPool("the pool takes no more") from error
+    def __init__(self, function: Callable[..., Any], seconds: float) -> None:
+        self._function, self._seconds = function, seconds
+        # not a fork of this process, which has threads and perhaps a GPU
+        self._context: ForkServerContext = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([__name__, function.__module__])
+        self._process: ForkServerProcess | None = None
+        self._pipe: Connection | None = None
+        self._ended = threading.Event()
 
+    def read(self, job: tuple[Any, ...]) -> Any:
+        """Return what the function gave, or an ImageError that says how its process ended."""
+        pipe = self._pipe or self._start()
+        try:
+            pipe.send(job)
+            if pipe.poll(self._seconds):
+                return pipe.recv()
+            self._stop(patience=0)
+            return ImageError("decode", f"not decoded within {self._seconds:g} s")
+        except (OSError, EOFError):
+            return ImageError("decode", f"the decoder crashed ({_name(self._stop(_GRACE))})")
 
-def _result(future: ProcessFuture[T | ImageError], seconds: float) -> T | ImageError:
-    from pebble import ProcessExpired
+    def end(self) -> None:
+        """End the process, from any thread, whatever it is doing; no other takes its place."""
+        self._ended.set()
+        with self._one_at_a_time:
+            if self._process is not None:
+                self._process.kill()
+                self._process.join(_GRACE)
 
-    try:
-        return future.result(timeout=seconds + _GRACE)
-    except ProcessExpired as error:
-        return ImageError("decode", f"the decoder crashed ({_name(error.exitcode)})")
-    except NoAnswer as error:
-        if not future.done():  # the pool itself is stuck
-            raise BrokenProcessPool("no answer") from error
-        return ImageError("decode", f"not decoded within {seconds:g} s")
+    def _start(self) -> Connection:
+        pipe, theirs = self._context.Pipe()
+        with theirs, self._one_at_a_time:
+            if self._ended.is_set():
+                raise EmbedstoreError("the readers have been ended")
+            arguments = theirs, self._function, self._seconds
+            self._process = self._context.Process(target=_serve, args=arguments, daemon=True)
+            self._process.start()
+        try:
+            if pipe.poll(_START) and pipe.recv():
+                self._pipe = pipe
+                return pipe
+        except (OSError, EOFError):
+            pass
+        raise EmbedstoreError(
+            "a reader process ended before its first file; a script must call this under "
+            '`if __name__ == "__main__":`, or give workers=0'
+        )
+
+    def _stop(self, patience: float) -> int | None:
+        """End the process, if it has not ended by itself within some seconds: its exit code."""
+        assert self._process is not None
+        assert self._pipe is not None
+        self._pipe.close()
+        self._pipe = None
+        with self._one_at_a_time:
+            self._process.join(patience)
+            self._process.kill()
+            self._process.join(_GRACE)
+            return self._process.exitcode
 
 
 def _name(exitcode: int | None) -> str:
@@ -139,22 +180,22 @@ def _name(exitcode: int | None) -> str:
         return f"exit code {exitcode}"
 
 
-@contextmanager
-def _pool(workers: int, module: str) -> Iterator[ProcessPool]:
-    from pebble import ProcessPool
-
-    # not a fork of this process, which has threads and perhaps a GPU
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, module])
-    pool = ProcessPool(workers, initializer=_become_reader, context=context)
-    try:
-        yield pool
-    finally:
-        pool.stop()  # type: ignore[no-untyped-call]
-        pool.join()
+def _serve(pipe: Connection, function: Callable[..., Any], seconds: float) -> None:
+    """Answer jobs until no more come; what a reader process runs."""
+    _become_reader()
+    with suppress(OSError, EOFError):  # the process it reads for has gone
+        pipe.send(True)
+        while True:
+            job = pipe.recv()
+            # the kernel ends it, should both this interpreter and its parent be past doing so
+            signal.setitimer(signal.ITIMER_REAL, seconds + _GRACE)
+            pipe.send(attempt(function, job))
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _become_reader() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process it reads for
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # codecs write what is in the reasons anyway
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if sys.platform == "linux":  # elsewhere the limit is not kept
         _, most = resource.getrlimit(resource.RLIMIT_DATA)

@@ -125,6 +125,8 @@ def _halved(size: tuple[int, int], halvings: int) -> tuple[int, int]:
 
 
 def _check_shape(h: int, w: int) -> None:
+    if not h * w:
+        raise ImageError("decode", f"{w}x{h} pixels: the file holds no image")
     if min(h, w) < MIN_SIDE:
         raise ImageError("decode", f"{w}x{h} pixels; at least {MIN_SIDE} a side are needed")
     if max(h, w) > MAX_ASPECT * min(h, w):

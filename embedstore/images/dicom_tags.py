@@ -42,7 +42,7 @@ LARGEST_INFLATED = 2**30
 _VRS = {vr.value.encode() for vr in VR if len(vr) == 2}
 _LONGEST_FIRST = 1024  # bytes; a first element is a character set, an image type or a UID
 _LONGEST_REASON = 300  # characters
-_QUOTED = re.compile(r"'[^']*'" + r'|"[^"]*"')
+_QUOTED = re.compile(r"'[^']*'|<[^>]*>" + r'|"[^"]*"')
 _WORDS = {*keyword_dict, *(name for name, *_ in UID_dictionary.values())}
 _WORDS |= {"gdcm", "imagecodecs", "pillow", "pydicom", "pylibjpeg"}
 # CID 4014 as ViewPosition (0018,5101) names the same views: DICOM PS3.16 table CID 4014
@@ -165,7 +165,7 @@ def guarded() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - and on a damaged file they raise nearly anything
         reason = _QUOTED.sub(_harmless, " ".join(str(error).split())) or type(error).__name__
@@ -193,7 +193,7 @@ def parse(file: BinaryIO, only: list[str] | None = None) -> tuple[Dataset, Binar
     read_preamble(file, force=True)
     meta = _read_file_meta_info(file)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        body = io.BytesIO(_inflated(file))
+        body = _inflated(file)
         ds = read_dataset(
             body, False, True, stop_when=_at_pixel_data, specific_tags=_tag_list(only)
         )
@@ -212,15 +212,16 @@ def _tag_list(keywords: list[str] | None) -> list[BaseTag | int] | None:
     return None if keywords is None else [Tag(k) for k in keywords]
 
 
-def _inflated(file: BinaryIO) -> bytes:
+def _inflated(file: BinaryIO) -> BinaryIO:
     """Inflate the rest of a file; pydicom would do so without a limit."""
-    inflate, parts, size = zlib.decompressobj(-zlib.MAX_WBITS), [], 0
+    inflate, body = zlib.decompressobj(-zlib.MAX_WBITS), io.BytesIO()
     while rest := inflate.unconsumed_tail or file.read(2**20):
-        parts.append(inflate.decompress(rest, 2**24))
-        size += len(parts[-1])
-        if size > LARGEST_INFLATED:
+        body.write(inflate.decompress(rest, 2**24))
+        if body.tell() > LARGEST_INFLATED:
             raise ImageError("decode", f"deflated data of over {LARGEST_INFLATED} bytes")
-    return b"".join([*parts, inflate.flush()])
+    body.write(inflate.flush())
+    body.seek(0)
+    return body
 
 
 def _tags(ds: Dataset) -> Tags:
