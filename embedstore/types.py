@@ -77,8 +77,7 @@ class Recipe:
     exact
         Decode every pixel. False lets a large file be decoded at a half, a quarter, … of its size
         as long as what the recipe keeps of it still shrinks by 1.25 or more to `size`: on
-        mammograms less than 4 of 255 grey levels off in the mean, the embedding's cosine above
-        0.99.
+        mammograms less than 4 of 255 grey levels off in the mean (`docs/dicom.md`).
     polarity
         "auto" turns a film with a bright background; "keep" leaves it.
     crop

@@ -49,7 +49,7 @@ def test_the_guides_backbone_is_a_backbone() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/store.md", "docs/offline.md"]
+    "document", ["README.md", "CONTRIBUTING.md", "docs/store.md", "docs/offline.md", "docs/dicom.md"]
 )
 def test_every_link_leads_somewhere(document: str) -> None:
     text = (ROOT / document).read_text()
@@ -58,7 +58,8 @@ def test_every_link_leads_somewhere(document: str) -> None:
             assert (ROOT / document).parent.joinpath(target).exists(), target
 
 
-def test_every_option_of_the_readme_exists() -> None:
+def test_every_option_named_exists() -> None:
     known = (ROOT / "docs" / "cli.md").read_text()
-    for option in set(re.findall(r"`(--[a-z-]+)", (ROOT / "README.md").read_text())):
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/dicom.md"))
+    for option in set(re.findall(r"`(--[a-z-]+)", text)):
         assert option in known, option

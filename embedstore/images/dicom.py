@@ -78,6 +78,7 @@ class DicomImage:
             self._length = min(self._length, self._file.seek(0, io.SEEK_END) - self._start)
             self.shape = int(self._ds.get("Rows") or 0), int(self._ds.get("Columns") or 0)
             self.laterality = laterality(self._ds)
+            self._last: tuple[tuple[int, int], Pixels] | None = None
 
     def pixels(self, frame: int = 0, window: int = 0, halvings: int = 0) -> Pixels:
         """Decode one frame the way it is meant to be seen: bright is bright, air is dark.
@@ -119,7 +120,9 @@ class DicomImage:
             small, done = self._reduced(frame, halvings)
             if small is not None:
                 return block_means(self._grey(small, frame, window), halvings - done)
-            return block_means(self._exact(frame, window), halvings)
+            if self._last is None or self._last[0] != (frame, window):  # asked for at two sizes
+                self._last = (frame, window), self._exact(frame, window)
+            return block_means(self._last[1], halvings)
 
     def _exact(self, frame: int, window: int) -> Pixels:
         decoder, plugin = codec(self._ds.file_meta.TransferSyntaxUID)

@@ -21,6 +21,9 @@ depends on the file and the recipe alone.
 """
 
 
+_FIRST_SHRINKAGE = 2.0  # of the whole image, to begin with: most breasts then need no finer one
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """An image as the recipes made it: a picture each, and what share of the breast each cut away.
@@ -71,6 +74,6 @@ def _framed(
 
 
 def _halvings(recipe: Recipe, shape: tuple[int, int]) -> int:
-    """How often an image of (h, w) can be halved if all of it is kept, and the breast be found."""
-    times = min(shrinkage(recipe, shape) / LEAST_SHRINKAGE, max(shape) / WORKING_SIDE)
+    """How often to halve an image of (h, w) at first; the breast must still be found."""
+    times = min(shrinkage(recipe, shape) / _FIRST_SHRINKAGE, max(shape) / WORKING_SIDE)
     return max(0, math.floor(math.log2(times)))
