@@ -18,6 +18,7 @@ from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from embedstore.errors import ImageError, ManifestError
+from embedstore.images.decode import SUFFIXES
 from embedstore.images.dicom_tags import Tags, guarded, is_dicom, tags
 from embedstore.manifest import Manifest
 from embedstore.types import Sample
@@ -25,6 +26,7 @@ from embedstore.types import Sample
 LABELS = ("manufacturer", "model")
 """Labels every archive has: what made an image is the first shortcut to look for."""
 
+_PICTURES = SUFFIXES - {".dcm", ".dicom"}
 Image = tuple[Sample, Tags]
 Kind = tuple[str, str]  # of one file, of several
 NOT_DICOM: Kind = ("not DICOM", "not DICOM")
@@ -77,8 +79,12 @@ class Archive:
 
 
 def holds_dicom(source: Path) -> bool:
-    """Say whether a file, or any file below a folder, is DICOM, by content; stops at the first."""
-    return any(map(_is_dicom, [source] if source.is_file() else _files(source, [])))
+    """Say whether a file, or any file below a folder, is DICOM, by content; stops at the first.
+
+    Files called .png and the like are not opened: a folder of a million pictures is no archive.
+    """
+    files = [source] if source.is_file() else _files(source, [])
+    return any(_is_dicom(path) for path in files if path.suffix.lower() not in _PICTURES)
 
 
 def read_archive(

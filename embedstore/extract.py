@@ -258,8 +258,11 @@ def _missing(
 ) -> list[_Job]:
     """Group the rows by what they miss, so that each image is decoded once for all of it."""
     ids = store.column("id")[rows]
-    failed = set() if retry else {(f.id, f.spec) for f in store.failures()}
     recipes = {b.spec.recipe.pixel_key: b.spec.recipe for b in backbones}
+    pixels = {b.spec.key: b.spec.recipe.pixel_key for b in backbones}
+    past = [] if retry else store.failures()
+    # what gave no vector has no picture to keep either
+    failed = {(f.id, key) for f in past for key in (f.spec, pixels.get(f.spec, ""))}
     keys = [b.spec.key for b in backbones]
     have = [store.array(f"embeddings/{key}/rows") for key in keys]
     for key, there in zip(keys, have, strict=True):

@@ -82,6 +82,15 @@ def test_pixels_can_be_kept_later(films: Path, tmp_path: Path) -> None:
     assert len(Store.open(tmp_path / "s.zarr").read(backbone.spec)) == 12
 
 
+def test_a_file_that_failed_is_not_read_again_for_its_pixels(films: Path, tmp_path: Path) -> None:
+    (films.parent / "film03.png").write_bytes(b"gone")
+    backbone = Sums(plain(48))
+    run(films, tmp_path / "s.zarr", backbone, keep_pixels=True)
+    again = run(films, tmp_path / "s.zarr", backbone, keep_pixels=True)
+    assert (again.kept, again.failures) == (0, [])
+    assert [f.id for f in Store.open(tmp_path / "s.zarr").failures()] == ["film03"]
+
+
 def test_what_a_centre_crop_cut_away_is_said_of_both_backbones(tmp_path: Path) -> None:
     tall = np.zeros((320, 160), np.uint8)
     tall[:, :100] = 150
