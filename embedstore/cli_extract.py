@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from embedstore import cli_options as given
 from embedstore.cli_console import err, one_of, out, say, tell_failures
@@ -13,7 +13,7 @@ from embedstore.errors import DataError, UsageError
 if TYPE_CHECKING:
     from embedstore.extract import Summary
     from embedstore.manifest import Manifest
-    from embedstore.types import Backbone, Recipe, Resize, Sample
+    from embedstore.types import Backbone, Sample
 
 
 def extract(
@@ -45,6 +45,7 @@ def extract(
     from embedstore import extract as extraction
     from embedstore.archive import holds_dicom
     from embedstore.backbones import load_backbone
+    from embedstore.images.recipe import named
     from embedstore.report.progress import progress
 
     one_of("--precision", precision, ("auto", "float32", "bfloat16"))
@@ -52,7 +53,7 @@ def extract(
     if not backbone:
         raise UsageError("give at least one --backbone: statistics, biomedclip, convnext_tiny, …")
     _check_store(store)
-    chosen = _recipe(recipe, resize, exact, window)
+    chosen = named(recipe, resize, exact, window)
     device = _device(device)
     archived = holds_dicom(manifest)
     if archived:
@@ -138,19 +139,6 @@ def _pairs(values: list[str]) -> dict[str, str]:
             raise UsageError(f"--column takes ROLE=NAME, not {value!r}")
         pairs[role] = name
     return pairs
-
-
-def _recipe(name: str, resize: str, exact: bool, window: int) -> Recipe:
-    from dataclasses import replace
-
-    from embedstore.images.recipe import named
-
-    chosen = named(name)
-    chosen = replace(chosen, window=window, exact=chosen.exact or exact)
-    if not resize:
-        return chosen
-    one_of("--resize", resize, ("pad", "squash", "centre-crop"))
-    return replace(chosen, resize=cast("Resize", resize), name=f"{name}+{resize}")
 
 
 def _check_store(store: Path) -> None:

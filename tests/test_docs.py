@@ -49,7 +49,8 @@ def test_the_guides_backbone_is_a_backbone() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/store.md", "docs/offline.md", "docs/dicom.md"]
+    "document",
+    ["README.md", "CONTRIBUTING.md", "docs/store.md", "docs/offline.md", "docs/dicom.md"],
 )
 def test_every_link_leads_somewhere(document: str) -> None:
     text = (ROOT / document).read_text()

@@ -28,7 +28,7 @@ LAYERS = [
     {"join", "views"},
     {"extract", "search", "evaluate", "phantomclip"},
     {"report"},
-    {"cli_options", "cli_console"},
+    {"cli_options", "cli_console", "look"},
     {"cli_backbones", "cli_extract", "cli_view"},
     {"cli"},
 ]

@@ -47,7 +47,7 @@ def prepare(path: Path, frame_number: int, recipes: Sequence[Recipe]) -> Prepare
     stat = path.stat() if path.exists() else None
     digest, image = _opened(path, stat and (stat.st_mtime_ns, stat.st_size))
     decoded: dict[tuple[int, int], Pixels] = {}
-    framed = [_framed(image, frame_number, recipe, decoded) for recipe in recipes]
+    framed = [fit(image, frame_number, recipe, decoded)[1] for recipe in recipes]
     pictures = tuple(picture(r, f) for r, f in zip(recipes, framed, strict=True))
     cut = tuple(cut_away(r, f) for r, f in zip(recipes, framed, strict=True))
     return Prepared(digest, pictures, cut)
@@ -57,10 +57,13 @@ def prepare(path: Path, frame_number: int, recipes: Sequence[Recipe]) -> Prepare
 _opened = lru_cache(maxsize=1)(lambda path, _changed: read(path))
 
 
-def _framed(
+def fit(
     image: ImageFile, number: int, recipe: Recipe, decoded: dict[tuple[int, int], Pixels]
-) -> Framed:
-    """Decode and frame at the lowest resolution that does, kept in `decoded` for other recipes."""
+) -> tuple[Pixels, Framed]:
+    """Decode and frame at the lowest resolution that does: the pixels, and what is kept of them.
+
+    `decoded` keeps pixels for other recipes, by window and halvings.
+    """
     halvings = 0 if recipe.exact else _halvings(recipe, image.shape)
     while True:
         key = recipe.window, halvings
@@ -69,7 +72,7 @@ def _framed(
         framed = frame(recipe, decoded[key], image.laterality)
         more = math.ceil(math.log2(LEAST_SHRINKAGE / shrinkage(recipe, framed.shape)))
         if halvings == 0 or more <= 0:
-            return framed
+            return decoded[key], framed
         halvings = max(0, halvings - more)
 
 

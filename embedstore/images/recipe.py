@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,11 +46,23 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
-def named(name: str) -> Recipe:
-    """Return the recipe of that name; `UsageError` lists the known ones."""
+def named(name: str, resize: str = "", exact: bool = False, window: int = 0) -> Recipe:
+    """Return the recipe of that name, with another resize, exact or of another window on wish.
+
+    Raises
+    ------
+    UsageError
+        No recipe or resize has that name; the known ones are listed.
+    """
     if name not in RECIPES:
         raise UsageError(f"no recipe called {name!r}; known: {', '.join(RECIPES)}")
-    return RECIPES[name]
+    if resize and resize not in get_args(Resize):
+        raise UsageError(f"--resize is {', '.join(get_args(Resize))}; not {resize!r}")
+    recipe = RECIPES[name]
+    recipe = replace(recipe, window=window, exact=recipe.exact or exact)
+    if not resize:
+        return recipe
+    return replace(recipe, resize=cast("Resize", resize), name=f"{name}+{resize}")
 
 
 def fit_to_model(

@@ -100,7 +100,8 @@ def shown(pixels: Pixels, low: float, high: float) -> Pixels:
 def outlined(pixels: Pixels, box: tuple[float, float, float, float]) -> Pixels:
     """Draw a box, in shares of width and height, as dashes of yellow and black just inside it."""
     height, width = pixels.shape[:2]
-    colour: Pixels = np.stack([pixels] * 3, axis=-1) if pixels.ndim == 2 else pixels.copy()
+    planes = pixels[..., None] if pixels.ndim == 2 else pixels
+    colour = np.broadcast_to(planes, (height, width, 3)).astype(np.uint8)
     left, top, right, bottom = (
         round(share * n) for share, n in zip(box, (width, height) * 2, strict=True)
     )
@@ -135,7 +136,9 @@ def sheet(
     widths = (*[PANEL[0]] * 2, max(SEEN, size[1] * times))
     pen = _Pen(widths)
     pen.banner(heading, _TITLE, _INK)
-    pen.columns([_wrapped([t], w, _TITLE) for t, w in zip(_titles(size), widths, strict=True)])
+    pen.rule()
+    titles = zip(_titles(size), widths, strict=True)
+    pen.columns([_wrapped([title], width, _TEXT) for title, width in titles], _TEXT)
     for row in rows:
         pen.rule()
         if isinstance(row, Unread):
@@ -164,20 +167,23 @@ def _titles(size: tuple[int, int]) -> tuple[str, str, str]:
     larger = f", magnified {times} times" if times > 1 else ""
     return (
         "The film as decoded; dashed: what is kept",
-        "The crop",
+        "What is kept",
         f"What the model sees: {size[1]} x {size[0]} pixels{larger}",
     )
 
 
 def _draw(pen: _Pen, row: Row, times: int, widths: Sequence[int]) -> None:
     first = outlined(row.original.pixels, row.box)
-    pen.pictures([first, row.crop.pixels, magnified(row.seen.pixels, times)])
     captions = (row.original.caption, row.crop.caption, row.seen.caption)
-    pen.columns([_wrapped(c, w, _TEXT) for c, w in zip(captions, widths, strict=True)], _TEXT)
+    pen.columns(
+        [_wrapped(c, w, _TEXT) for c, w in zip(captions, widths, strict=True)],
+        _TEXT,
+        [first, row.crop.pixels, magnified(row.seen.pixels, times)],
+    )
 
 
 class _Pen:
-    """Puts things below one another; what it is given is drawn at the end, when the height is known."""
+    """Puts things below one another, and draws them at the end, when the height is known."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         self._lefts = [_GAP + sum(widths[:n]) + n * _GAP for n in range(len(widths))]
@@ -193,19 +199,19 @@ class _Pen:
             self._texts.append((_GAP, self._y, line, size, ink))
             self._y += _LINE * size // _TEXT
 
-    def columns(self, columns: Sequence[Sequence[str]], size: int = _TITLE) -> None:
-        """Write lines that fit, a column each."""
-        step = _LINE * size // _TEXT
-        for left, lines in zip(self._lefts, columns, strict=True):
-            for n, line in enumerate(lines):
-                self._texts.append((left, self._y + n * step, line, size, _INK))
-        self._y += step * max(map(len, columns))
-
-    def pictures(self, pictures: Sequence[Pixels]) -> None:
-        """Put pictures beside one another, one a column."""
-        for left, pixels in zip(self._lefts, pictures, strict=True):
-            self._pictures.append((left, self._y, pixels))
-        self._y += max(p.shape[0] for p in pictures) + _AIR
+    def columns(
+        self, columns: Sequence[Sequence[str]], size: int, pictures: Sequence[Pixels] = ()
+    ) -> None:
+        """Write lines that fit, a column each, under a picture each where there are some."""
+        step, ends = _LINE * size // _TEXT, []
+        for n, (left, lines) in enumerate(zip(self._lefts, columns, strict=True)):
+            y = self._y
+            if pictures:
+                self._pictures.append((left, y, pictures[n]))
+                y += pictures[n].shape[0] + _AIR
+            self._texts += [(left, y + k * step, line, size, _INK) for k, line in enumerate(lines)]
+            ends.append(y + step * len(lines))
+        self._y = max(ends)
 
     def rule(self) -> None:
         """Draw a line between rows."""
