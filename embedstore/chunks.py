@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import StoreError
+from embedstore.mapping import can_map, map_files
 
 CHUNK_BYTES = 4 << 20
 TEXT_ROWS = 8192
@@ -161,7 +162,38 @@ def read_chunk(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
 
 
 Maps = dict[tuple[str, int], NDArray[Any]]
-"""Chunks mapped so far, by array and number: mapping again would fault every page in anew."""
+"""What is mapped so far, by array and chunk: mapping again would fault every page in anew."""
+
+_ALL = -1  # in place of a chunk's number
+
+
+def map_rows(root: Path, layout: Layout, rows: int, maps: Maps) -> NDArray[Any] | None:
+    """Memory-map an array of numbers, (rows, …) read-only, without reading or checking it.
+
+    None where its chunks are no whole pages, or are more than the system maps.
+
+    Raises
+    ------
+    StoreError
+        A chunk is missing or cut short.
+    """
+    dtype = np.dtype(layout.dtype).newbyteorder("<")
+    size = layout.chunk_rows * int(np.prod(layout.row, dtype=np.int64)) * dtype.itemsize
+    if not can_map(size):
+        return None
+    if (layout.name, _ALL) not in maps:
+        chunks = range(-(-rows // layout.chunk_rows))
+        files = [layout.chunk_file(root, c) for c in chunks]
+        try:
+            whole = map_files(files, size) if files else np.empty(0, dtype=np.uint8)
+        except FileNotFoundError as error:
+            raise StoreError(f"{error.filename}: a chunk of the store is missing") from error
+        except ValueError as error:
+            raise StoreError(f"{error}: the chunk is cut short") from error
+        except OSError:
+            return None
+        maps[layout.name, _ALL] = whole.view(dtype).reshape(-1, *layout.row)
+    return maps[layout.name, _ALL][:rows]
 
 
 def map_chunk(root: Path, layout: Layout, chunk: int, maps: Maps) -> NDArray[Any]:
@@ -192,21 +224,25 @@ def read_rows(
 ) -> NDArray[Any]:
     """Read an array of `rows` committed rows, all or those `wanted`, into memory."""
     maps = {} if maps is None else maps
-    step = layout.chunk_rows
-    chunks = range(-(-rows // step))
     if layout.dtype == "string":
-        parts = [read_chunk(root, layout, c)[: rows - c * step] for c in chunks]
+        chunks = range(-(-rows // layout.chunk_rows))
+        parts = [read_chunk(root, layout, c)[: rows - c * layout.chunk_rows] for c in chunks]
         text = np.concatenate([np.empty(0, dtype=object), *parts]).astype(str)
         return text if wanted is None else text[wanted]
-    if wanted is None:
-        out = np.empty((rows, *layout.row), dtype=layout.dtype)
-        for c in chunks:
-            part = out[c * step : (c + 1) * step]
-            part[:] = map_chunk(root, layout, c, maps)[: len(part)]
-        return out
+    whole = map_rows(root, layout, rows, maps)
+    if whole is not None:
+        native = np.dtype(layout.dtype)
+        return whole.astype(native) if wanted is None else whole[wanted].astype(native, copy=False)
+    return _gathered(root, layout, np.arange(rows) if wanted is None else wanted, maps)
+
+
+def _gathered(root: Path, layout: Layout, wanted: NDArray[np.intp], maps: Maps) -> NDArray[Any]:
+    """Read rows chunk by chunk."""
+    step = layout.chunk_rows
     out = np.empty((len(wanted), *layout.row), dtype=layout.dtype)
     order = np.argsort(wanted, kind="stable")
-    bounds = np.searchsorted(wanted[order], np.arange(len(chunks) + 1) * step)
+    chunks = int(wanted.max(initial=-1)) // step + 1
+    bounds = np.searchsorted(wanted[order], np.arange(chunks + 1) * step)
     for c in map(int, np.flatnonzero(np.diff(bounds))):
         places = order[bounds[c] : bounds[c + 1]]
         out[places] = map_chunk(root, layout, c, maps)[wanted[places] - c * step]

@@ -20,7 +20,7 @@ CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # a module may import from the layers before its own, and from its own folder
 LAYERS = [
-    {"errors"},
+    {"errors", "mapping"},
     {"types"},
     {"registry", "images", "chunks", "lock", "index", "metrics", "phantoms", "privacy", "readers"},
     {"manifest", "splits", "store"},

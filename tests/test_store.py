@@ -318,3 +318,12 @@ def test_a_mismatch_names_the_field_that_differs() -> None:
         spec.require(Spec("toy", "00", Recipe(resize="squash"), "pooled", 8))
     with pytest.raises(SpecMismatch, match="weights_sha256"):
         spec.require(Spec("toy", "01", Recipe(), "pooled", 8))
+
+
+@pytest.mark.parametrize("dim", [8, 3, 37_969])  # the last: chunks that are no whole pages
+def test_rows_are_read_in_any_order_from_chunks_of_any_size(tmp_path: Path, dim: int) -> None:
+    spec, vectors = filled(tmp_path / "s.zarr", 40, dim)
+    store = Store.open(tmp_path / "s.zarr")
+    wanted = np.random.default_rng(0).integers(0, 40, 100)
+    np.testing.assert_array_equal(store.vectors(spec), vectors)
+    np.testing.assert_array_equal(store.vectors(spec, wanted), vectors[wanted])
