@@ -67,10 +67,21 @@ class Archive:
         """Give the samples as they are, labelled with what made them.
 
         With `classes` also with the folder of the root that each is in, as "class".
+
+        Raises
+        ------
+        ManifestError
+            The folders are as good as one a patient: not classes, but perhaps names.
         """
         if not classes:
             return Manifest(self.samples, {}, LABELS, self.notes)
         inner = [s.path.relative_to(self.root).parts for s in self.samples]
+        folders, patients = {p[0] for p in inner if len(p) > 1}, {s.group for s in self.samples}
+        if len(folders) > max(2, len(patients) // 2):
+            raise ManifestError(
+                f"{len(folders)} folders of {len(patients)} patients are no classes, and may be "
+                f"named after them; label the images by --join TABLE"
+            )
         samples = tuple(
             replace(s, labels={**s.labels, "class": parts[0] if len(parts) > 1 else ""})
             for s, parts in zip(self.samples, inner, strict=True)
@@ -122,7 +133,7 @@ def read_archive(
         raise ManifestError(f"{source}: {_nothing(left, notes)}")
     if left:
         notes.append(f"{_n(left.total(), 'file')} left out: {_listed(left)}")
-    kept = _prefer_presentation(_distinct(found, notes), notes)
+    kept = prefer_presentation(_distinct(found, notes), notes)
     kept.sort(key=lambda image: _place(image[0]))
     _note_gaps([found for _, found in kept], notes)
     return Archive(tuple(s for s, _ in kept), tuple(t for _, t in kept), tuple(notes), root)
@@ -226,12 +237,14 @@ def _kind(found: Tags) -> Kind | None:
     kind = next((kind for part, kind in _KINDS if part in name), None)
     if kind or (name and "Image Storage" not in name):
         return kind or OTHER
-    return None if found.rows and found.columns else NO_IMAGE
+    if found.rows and found.columns:
+        return None
+    return DAMAGED if name else NO_IMAGE
 
 
 def _sample(root: Path, path: Path, found: Tags) -> Sample:
     return Sample(
-        id=found.sop_uid or path.relative_to(root).as_posix(),
+        id=found.sop_uid or Sample("", path.relative_to(root)).shown_path,
         path=path,
         group=found.patient_id,
         exam=found.study_uid,
@@ -263,7 +276,8 @@ def _distinct(images: list[Image], notes: list[str]) -> list[Image]:
     return list(first.values())
 
 
-def _prefer_presentation(images: list[Image], notes: list[str]) -> list[Image]:
+def prefer_presentation(images: list[Image], notes: list[str]) -> list[Image]:
+    """Leave out what is there "for presentation" too; a note counts what is, and what is raw."""
     shown = {_pair(t) for _, t in images if _intent(t) == "FOR PRESENTATION"} - {None}
     raw = [(s, t) for s, t in images if _intent(t) == "FOR PROCESSING"]
     twice = {s.id for s, t in raw if _pair(t) in shown}
@@ -272,7 +286,7 @@ def _prefer_presentation(images: list[Image], notes: list[str]) -> list[Image]:
         same = "the same view is there 'for presentation'"
         notes.append(f"{_n(len(twice), what)} left out: {same}")
     if single := len(raw) - len(twice):
-        notes.append(f"{_n(single, what)} kept, there is no other: raw detector values")
+        notes.append(f"{_n(single, what)} kept: raw detector values")
     return [(s, t) for s, t in images if s.id not in twice]
 
 

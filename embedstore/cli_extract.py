@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from embedstore import cli_options as given
 from embedstore.cli_console import err, one_of, out, say, tell_failures
-from embedstore.errors import DataError, UsageError
+from embedstore.errors import DataError, ManifestError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from embedstore.extract import Summary
@@ -42,8 +42,9 @@ def extract(
     retry_failures: given.RetryFailures = False,
 ) -> None:
     """Embed images into a store; running it again does only what is missing."""
+    from functools import partial
+
     from embedstore import extract as extraction
-    from embedstore.archive import holds_dicom
     from embedstore.backbones import load_backbone
     from embedstore.images.recipe import named
     from embedstore.report.progress import progress
@@ -52,17 +53,19 @@ def extract(
     one_of("--patient-ids", patient_ids, ("hash", "keep"))
     if not backbone:
         raise UsageError("give at least one --backbone: statistics, biomedclip, convnext_tiny, …")
-    _check_store(store)
+    _check_store(store, patient_ids)
     chosen = named(recipe, resize, exact, window)
     device = _device(device)
-    archived = holds_dicom(manifest)
+    archived = _is_archive(manifest)
     if archived:
         _refuse("a DICOM archive", {"--column": column, "--root": root})
-        table = _archive(manifest, join, on, label, frames)
+        _check_archive(join, on, label, frames)
+        read = partial(_archive, manifest, join, on, label, frames, workers, file_timeout)
     else:
         _refuse("anything but a DICOM archive", {"--join": join, "--on": on})
-        table = _table(manifest, column, label, root, frames)
+        read = partial(_table, manifest, column, label, root, frames)
     loaded = [load_backbone(name, chosen, pooling, device) for name in dict.fromkeys(backbone)]
+    table = read()
     _tell_manifest(table)
     for note in {getattr(b, "note", "") for b in loaded} - {""}:
         say(err, f"note: {note}")
@@ -86,8 +89,37 @@ def _refuse(source: str, options: dict[str, object]) -> None:
             raise UsageError(f"{name} is of no use with {source}")
 
 
+def _is_archive(source: Path) -> bool:
+    from embedstore.archive import holds_dicom
+
+    if not source.exists():
+        raise ManifestError(f"{source}: no such file or folder")
+    return holds_dicom(source)
+
+
+def _check_archive(table: Path | None, on: str, labels: list[str] | None, frames: str) -> None:
+    """Say what is wrong with the options before the walk, which may take long."""
+    from embedstore.frames import expand
+    from embedstore.join import check
+
+    expand([], frames)
+    if table:
+        check(table, labels or (), on)
+    elif on:
+        raise UsageError("--on says what --join TABLE is joined on; give the table")
+    elif unknown := set(labels or ()) - {"class"}:
+        name = unknown.pop()
+        raise UsageError(f"--label {name}: a DICOM archive gets its labels by --join TABLE")
+
+
 def _archive(
-    folder: Path, table: Path | None, on: str, labels: list[str] | None, frames: str
+    folder: Path,
+    table: Path | None,
+    on: str,
+    labels: list[str] | None,
+    frames: str,
+    workers: int,
+    seconds: float,
 ) -> Manifest:
     """Read a DICOM archive, label it by a table or its folders, and choose frames."""
     from dataclasses import replace
@@ -98,18 +130,12 @@ def _archive(
     from embedstore.report.progress import progress
     from embedstore.views import complete
 
-    expand([], frames)  # what is wrong with the options is said before the walk
-    if on and not table:
-        raise UsageError("--on says what --join TABLE is joined on; give the table")
-    if not table and (unknown := set(labels or ()) - {"class"}):
-        name = unknown.pop()
-        raise UsageError(f"--label {name}: a DICOM archive gets its labels by --join TABLE")
     with progress(err, "reading tags") as show:
         archive = read_archive(folder, show)
     with progress(err, "telling views") as show:
-        archive = complete(archive, show)
+        archive = complete(archive, 2 if workers < 0 else workers, seconds, show)
     if table:
-        joined = join(archive, table, on, labels or None)
+        joined = join(archive, table, labels or (), on)
     else:
         joined = archive.manifest(classes=bool(labels))
     return replace(joined, samples=tuple(expand(joined.samples, frames, archive.frames)))
@@ -141,13 +167,28 @@ def _pairs(values: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _check_store(store: Path) -> None:
-    """Refuse a path that is something else, or whose key and lock would have no name to go by."""
+def _check_store(store: Path, patient_ids: str) -> None:
+    """Refuse a path that is something else, cannot be made, or whose ids are kept otherwise."""
+    from embedstore.privacy import key_file
+    from embedstore.store import Store
     from embedstore.writer import refuse_foreign
 
     if store.name in {"", ".."}:
         raise UsageError(f"--store is the path of a store, such as embeddings.zarr; not '{store}'")
-    refuse_foreign(store)
+    try:
+        refuse_foreign(store)
+        store.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"{store}: cannot be made: {error.strerror or error}; give another --store"
+        ) from error
+    if not (store / "zarr.json").exists():
+        return
+    if len(Store.open(store)) and patient_ids == "keep" and key_file(store).exists():
+        raise UsageError(
+            f"{store}: its ids are hashed ({key_file(store).name}): with --patient-ids keep every "
+            f"patient would be two; leave it out, or give a new --store"
+        )
 
 
 def _device(name: str) -> str:
@@ -199,17 +240,20 @@ def _tell_summary(store: Path, loaded: list[Backbone], summary: Summary) -> None
     opened = Store.open(store)
     for b in loaded:
         key = b.spec.key
-        failed = sum(f.spec == key for f in summary.failures)
+        failed, before = sum(f.spec == key for f in summary.failures), summary.failed_before[key]
+        again = f", {before} failed before (--retry-failures tries them again)" if before else ""
         say(
             out,
             f"{b.spec.backbone} ({key}): {summary.written[key]} new, "
-            f"{summary.already[key]} already there, {failed} failed",
+            f"{summary.already[key]} already there, {failed} failed{again}",
         )
     if summary.kept:
         say(out, f"pixels: {summary.kept} pictures kept")
     for note in dict.fromkeys(n for b in loaded for n in opened.notes(b.spec)):
         say(err, f"note: {note}")
     tell_failures(summary.failures)
-    say(out, f"{store}: {summary.samples} samples, {summary.seconds:.1f} s")
+    if any(not f.path for f in summary.failures):
+        say(err, f"note: {store.name}.linkage.csv has the files of the failed")
+    say(out, f"{store}: {len(opened)} samples, {summary.seconds:.1f} s")
     if summary.failures and not any([*summary.written.values(), *summary.already.values()]):
         raise DataError(f"none of the {summary.samples} images could be used")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -61,6 +62,7 @@ class Summary:
     samples: int = 0
     written: dict[str, int] = field(default_factory=dict)
     already: dict[str, int] = field(default_factory=dict)
+    failed_before: dict[str, int] = field(default_factory=dict)
     kept: int = 0
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
@@ -186,8 +188,8 @@ def provenance(plan: Plan, private: bool = False) -> dict[str, Any]:
 
 
 def _said(argument: str, private: bool) -> str:
-    option, equals, value = argument.rpartition("=")
-    return f"{option}{equals}…" if private and Path(value).exists() else argument
+    parts = re.split("([=@])", argument)
+    return "".join("…" if private and p and Path(p).exists() else p for p in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +269,7 @@ def _missing(
     have = [store.array(f"embeddings/{key}/rows") for key in keys]
     for key, there in zip(keys, have, strict=True):
         summary.already[key], summary.written[key] = int(np.isin(rows, there).sum()), 0
+        summary.failed_before[key] = sum((str(i), key) in failed for i in ids)
     if keep_pixels:
         keys += recipes
         have += [store.kept(recipe).rows for recipe in recipes.values()]
@@ -390,4 +393,4 @@ def _autocast(plan: Plan) -> AbstractContextManager[Any]:
 
 
 def _failure(sample: Sample, key: str, stage: str, reason: str) -> Failure:
-    return Failure(sample.id, "" if sample.private else str(sample.path), stage, reason, key)
+    return Failure(sample.id, sample.shown_path, stage, reason, key)

@@ -37,13 +37,6 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 
 _ROLES = {"SOPInstanceUID": "id", "AccessionNumber": "exam", "PatientID": "patient"}
 _SIDES = {"left": "L", "right": "R", "b": "", "both": "", "bilateral": ""}
-_PERSONAL = {
-    *("name", "firstname", "lastname", "surname", "patientname", "physician"),
-    *("birth", "birthdate", "birthday", "dateofbirth", "patientbirthdate", "dob"),
-    *("date", "studydate", "examdate", "uid", "mrn", "ssn", "address", "email", "phone"),
-}
-"""Words of a column's name that keep it from being a label unless asked for."""
-
 _Key = tuple[str, str, str]  # patient, accession number or instance; side; view; "" is any
 
 
@@ -67,9 +60,7 @@ class _Columns:
         return " and ".join([self.key, *(n for n, c in sides.items() if c and not exact)])
 
 
-def join(
-    archive: Archive, table_path: Path, on: str = "", labels: Iterable[str] | None = None
-) -> Manifest:
+def join(archive: Archive, table_path: Path, labels: Sequence[str], on: str = "") -> Manifest:
     """Label an archive's images with a table's columns.
 
     Where the table has columns of laterality or view (by their usual names), these must agree too,
@@ -86,8 +77,8 @@ def join(
         "PatientID", "AccessionNumber" or "SOPInstanceUID", its column found by a usual name or
         given, as in "PatientID=mrn"; by default the most specific the table has.
     labels
-        Columns to keep as labels; by default every other column with at most 50 distinct values
-        that does not go by a name for a role, a person or a date.
+        Columns to keep as labels. There is no default: a hospital's table has names, numbers and
+        dates in it, and no rule tells them all.
 
     Raises
     ------
@@ -97,11 +88,8 @@ def join(
     UsageError
         `on` is no key.
     """
-    table = stripped(load_table(table_path))
-    if not table.height:
-        raise ManifestError(f"{table_path}: the table has no rows")
-    columns, findings = _columns(table_path, table.columns, on), Findings()
-    wanted = _wanted(table, columns, labels, findings)
+    table, columns, wanted = check(table_path, labels, on)
+    findings = Findings()
     named = [*wanted, *filter(None, [columns.split])]
     text = [texts(table, name) for name in named]
     rows = [tuple(column[n] for column in text) for n in range(table.height)]
@@ -119,6 +107,20 @@ def join(
     notes = (*archive.notes, *findings.notes, *_notes(columns, keys, found, samples, wanted))
     kept = [name for name in LABELS if name not in wanted]
     return Manifest(samples, columns.roles(), (*kept, *wanted), notes)
+
+
+def check(
+    table_path: Path, labels: Sequence[str], on: str = ""
+) -> tuple[pl.DataFrame, _Columns, list[str]]:
+    """Read a table to join and find its columns; raises as `join`, before any image is read."""
+    table = stripped(load_table(table_path))
+    if not table.height:
+        raise ManifestError(f"{table_path}: the table has no rows")
+    columns, findings = _columns(table_path, table.columns, on), Findings()
+    wanted = _wanted(table, columns, labels, findings)
+    if findings.problems:
+        raise _failure(table_path, findings.problems)
+    return table, columns, wanted
 
 
 def _plain(name: str) -> str:
@@ -151,28 +153,16 @@ def _columns(table_path: Path, names: Sequence[str], on: str) -> _Columns:
 
 
 def _wanted(
-    table: pl.DataFrame, columns: _Columns, labels: Iterable[str] | None, findings: Findings
+    table: pl.DataFrame, columns: _Columns, labels: Sequence[str], findings: Findings
 ) -> list[str]:
-    """Choose the label columns; a problem where there are none, or Zarr forbids their names."""
-    if labels is None:
-        roles = set(columns.roles().values())
-        personal = [name for name in table.columns if _personal(name) and name not in roles]
-        if personal:
-            findings.notes.append(f"columns of persons or dates left out: {', '.join(personal)}")
-        table = table.drop(personal)
-    else:  # what the files say is a label in any case
-        labels = [name for name in labels if name in table.columns or name not in LABELS]
-    wanted = label_columns(table, columns.roles(), labels, findings)
-    if not (wanted or columns.split or findings.problems):
-        findings.problems.append("no column to label images with; choose some with --label")
-    return wanted
-
-
-def _personal(name: str) -> bool:
-    """Say whether a column is a person's, a date's or an object's, by its name's words."""
-    words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
-    keys = {usual for names in KEYS.values() for usual in names}
-    return bool((words | {_plain(name)}) & _PERSONAL) or _plain(name) in keys
+    """Choose the label columns; a problem where there are none, or one cannot be kept."""
+    # what the files say is a label in any case
+    asked = [name for name in labels if name in table.columns or name not in LABELS]
+    if not asked and not columns.split:
+        taken = columns.roles().values()
+        rest = ", ".join(name for name in table.columns if name not in taken)
+        findings.problems.append(f"say which columns are labels with --label; there are {rest}")
+    return label_columns(table, columns.roles(), asked, findings)
 
 
 def _keys(table: pl.DataFrame, columns: _Columns) -> list[_Key]:

@@ -82,7 +82,10 @@ def link(samples: Sequence[Sample], hidden: Sequence[Sample], store: Path) -> Pa
     temporary = file.with_name(f"{file.name}.writing")
     try:
         temporary.unlink(missing_ok=True)
-        with os.fdopen(_own(temporary), "w", newline="", encoding="utf-8") as out:
+        # file names may be any bytes
+        with os.fdopen(
+            _own(temporary), "w", newline="", encoding="utf-8", errors="surrogateescape"
+        ) as out:
             table = csv.writer(out)
             table.writerow([f.name for f in fields(Link)])
             table.writerows(astuple(row) for row in links.values())
@@ -96,9 +99,12 @@ def _links(file: Path) -> list[Link]:
     if not file.exists():
         return []
     try:
-        with file.open(newline="", encoding="utf-8") as table:
-            return [Link(**row) for row in csv.DictReader(table)]
-    except (OSError, ValueError, TypeError) as error:
+        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as table:
+            head, *rows = csv.reader(table)
+            if head != [f.name for f in fields(Link)]:
+                raise ValueError(head)
+            return [Link(*row) for row in rows]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise StoreError(f"{file}: not a linkage table; move it away") from error
 
 

@@ -14,13 +14,14 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from queue import SimpleQueue
+from types import ModuleType
 from typing import Any, TypeVar
 
 from embedstore.errors import EmbedstoreError, ImageError
@@ -148,17 +149,15 @@ class _Reader:
                 raise EmbedstoreError("the readers have been ended")
             arguments = theirs, self._function, self._seconds
             self._process = self._context.Process(target=_serve, args=arguments, daemon=True)
-            self._process.start()
+            with _without_main():
+                self._process.start()
         try:
             if pipe.poll(_START) and pipe.recv():
                 self._pipe = pipe
                 return pipe
         except (OSError, EOFError):
             pass
-        raise EmbedstoreError(
-            "a reader process ended before its first file; a script must call this under "
-            '`if __name__ == "__main__":`, or give workers=0'
-        )
+        raise EmbedstoreError("a reader process ended before its first file; give workers=0")
 
     def _stop(self, patience: float) -> int | None:
         """End the process, if it has not ended by itself within some seconds: its exit code."""
@@ -171,6 +170,21 @@ class _Reader:
             self._process.kill()
             self._process.join(_GRACE)
             return self._process.exitcode
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep multiprocessing from running the user's script again in the new process.
+
+    A reader needs nothing of it, and a script without ``if __name__ == "__main__":`` would begin
+    once more, or one read from standard input could not be found.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _name(exitcode: int | None) -> str:

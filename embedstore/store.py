@@ -140,9 +140,9 @@ class Store:
         ]
         if len(found) == 1:
             return found[0]
-        listed = ", ".join(f"{s.backbone} ({k})" for k, s in self.specs.items()) or "none"
+        listed = ", ".join(f"{s.backbone} ({k}, {s.recipe})" for k, s in self.specs.items())
         trouble = "no embeddings" if not found else f"{len(found)} sets of embeddings"
-        raise UsageError(f"{self.path}: {trouble} of {backbone!r}; there are: {listed}")
+        raise UsageError(f"{self.path}: {trouble} of {backbone!r}; there are: {listed or 'none'}")
 
     def vectors(self, spec: Spec, wanted: NDArray[np.intp] | None = None) -> NDArray[Any]:
         """(n, d) in the stored type, in the order they were written."""
@@ -242,7 +242,9 @@ def read_root(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: a Zarr folder that embedstore did not make") from error
     if version != FORMAT:
-        raise StoreError(f"{path}: store format {version}; this embedstore reads {FORMAT}")
+        raise StoreError(
+            f"{path}: store format {version}, {FORMAT} is read here; extract into a new store"
+        )
     return root
 
 

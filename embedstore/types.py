@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -64,6 +65,13 @@ class Sample:
     labels: Mapping[str, str] = field(default_factory=dict)
     frame: int = 0
     private: bool = False
+
+    @property
+    def shown_path(self) -> str:
+        """The path as it may be stored and said: "" where private, odd bytes of names escaped."""
+        if self.private:
+            return ""
+        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +132,11 @@ class Recipe:
     def key(self) -> str:
         """Stable hash of every field but the name."""
         return fingerprint({k: v for k, v in self.to_dict().items() if k != "name"})
+
+    def __str__(self) -> str:
+        """Tell it apart from others of its name that one may have beside it, in a few words."""
+        asked = f", window {self.window}" if self.window else ""
+        return f"{self.name}{', exact' if self.exact else ''}{asked}"
 
     @property
     def pixel_key(self) -> str:

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from embedstore.archive import Archive
+from embedstore.archive import Archive, prefer_presentation
 from embedstore.errors import ImageError
 from embedstore.images.anatomy import laterality, view
 from embedstore.images.decode import read
 from embedstore.images.mammogram import WORKING_SIDE, find
-from embedstore.readers import read_each
-
-_WORKERS = 2
+from embedstore.readers import SECONDS, read_each
 
 
 def look(path: Path) -> tuple[str, str]:
@@ -35,9 +33,16 @@ def look(path: Path) -> tuple[str, str]:
 
 
 def complete(
-    archive: Archive, on_progress: Callable[[int, int], None] = lambda done, total: None
+    archive: Archive,
+    workers: int = 2,
+    seconds: float = SECONDS,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Archive:
-    """Fill in what the tags of mammograms leave open; a note counts what was taken or not told."""
+    """Fill in what the tags of mammograms leave open; a note counts it.
+
+    `workers` and `seconds` are those of `read_each`. Images that turn out to be there "for
+    presentation" too are left out.
+    """
     pairs = zip(archive.samples, archive.tags, strict=True)
     gaps = [
         n
@@ -46,14 +51,21 @@ def complete(
     ]
     if not gaps:
         return archive
-    samples, taken = list(archive.samples), 0
-    looks = read_each(look, [(samples[n].path,) for n in gaps], min(_WORKERS, len(gaps)))
+    samples, tags, told = list(archive.samples), list(archive.tags), 0
+    looks = read_each(look, [(samples[n].path,) for n in gaps], workers, seconds)
     for done, (n, seen) in enumerate(zip(gaps, looks, strict=True), 1):
         if not isinstance(seen, ImageError):
             side, way = samples[n].laterality or seen[0], samples[n].view or seen[1]
             samples[n] = replace(samples[n], laterality=side, view=way)
-        taken += bool(samples[n].laterality and samples[n].view)
+            tags[n] = replace(tags[n], laterality=side, view=way)
+        told += bool(samples[n].laterality and samples[n].view)
         on_progress(done, len(gaps))
-    open_still = f"; {len(gaps) - taken} could not be told" if taken < len(gaps) else ""
-    note = f"laterality or view of {taken} of {len(gaps)} images taken from the picture{open_still}"
-    return replace(archive, samples=tuple(samples), notes=(*archive.notes, note))
+    what = "laterality or view not in the tags"
+    notes = [f"{what} of {len(gaps)} images: taken from the picture, in full of {told}"]
+    kept = prefer_presentation(list(zip(samples, tags, strict=True)), notes)
+    return replace(
+        archive,
+        samples=tuple(s for s, _ in kept),
+        tags=tuple(t for _, t in kept),
+        notes=(*archive.notes, *(n for n in notes if "raw detector" not in n)),
+    )

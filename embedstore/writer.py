@@ -207,7 +207,7 @@ class Writer:
 
 
 def _text(sample: Sample, column: str) -> str:
-    return "" if column == "path" and sample.private else str(getattr(sample, column))
+    return sample.shown_path if column == "path" else str(getattr(sample, column))
 
 
 def refuse_foreign(path: Path) -> None:

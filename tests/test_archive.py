@@ -79,11 +79,11 @@ def test_every_image_is_a_sample_and_nothing_else_is(hospital: made.Archive) -> 
 
 def test_what_is_left_out_is_counted(hospital: made.Archive) -> None:
     assert read_archive(hospital.folder).notes == (
-        "7 files left out: 2 not DICOM, 2 structured reports, 1 DICOM file without rows and "
-        "columns, 1 encapsulated document, 1 presentation state",
+        "7 files left out: 2 not DICOM, 2 structured reports, 1 damaged DICOM file, 1 encapsulated "
+        "document, 1 presentation state",
         "1 copy of the same image left out",
         "2 'for processing' images left out: the same view is there 'for presentation'",
-        "2 'for processing' images kept, there is no other: raw detector values",
+        "2 'for processing' images kept: raw detector values",
         "1 image names no patient: only those of one study are kept together",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
             table.writerow([ds.AccessionNumber, ds.PatientName, density])
     world = World(root, archive, [])
     extract = ["extract", archive.folder.name, "--backbone", "statistics", "--store", "s.zarr"]
-    extract += ["--join", "labels.csv", "--frames", "every:4"]
+    extract += ["--join", "labels.csv", "--label", "density", "--frames", "every:4"]
     world.run(*extract, "--keep-pixels")
     world.run(*extract, "--recipe", "plain")
     world.run(*extract, "--retry-failures", "--strict", code=1)
@@ -189,3 +190,117 @@ def test_a_table_of_dicom_files_takes_frames_and_windows(tmp_path: Path) -> None
         assert opened.column("id").tolist() == ["tomo#0", "tomo#2", "tomo#4"]
         means.append(opened.read(opened.find("statistics")).vectors)
     assert not np.allclose(*means)
+
+
+def small(folder: Path, patients: int = 3) -> made.Archive:
+    archive = made.Archive(folder)
+    for n in range(patients):
+        archive.add(f"{n}/film", made.image(n, n, 0, "L", "CC"))
+    return archive
+
+
+@pytest.mark.parametrize("ids", ["hash", "keep"])
+def test_folders_may_have_names_of_any_bytes(tmp_path: Path, ids: str) -> None:
+    small(tmp_path / "films")
+    (tmp_path / "films" / "0").rename(os.fsdecode(os.fsencode(tmp_path) + b"/films/N\xfa\xf1ez"))
+    given = ("extract", "films", "--backbone", "statistics", "--patient-ids", ids)
+    done = cli(*given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(Store.open(tmp_path / "embeddings.zarr")) == 3
+    if ids == "hash":
+        assert b"N\xfa\xf1ez" in (tmp_path / "embeddings.zarr.linkage.csv").read_bytes()
+        assert "0 new, 3 already there" in cli(*given, cwd=tmp_path).stdout
+
+
+def test_hashed_and_plain_ids_do_not_meet_in_one_store(tmp_path: Path) -> None:
+    small(tmp_path / "films")
+    given = ("extract", "films", "--backbone", "statistics")
+    assert cli(*given, cwd=tmp_path).returncode == 0
+    done = cli(*given, "--patient-ids", "keep", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "its ids are hashed" in done.stderr
+    assert len(Store.open(tmp_path / "embeddings.zarr")) == 3
+
+
+def test_an_archive_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("PatientID,density\n1,A\n")
+    given = ("extract", "gone", "--backbone", "statistics", "--join", "t.csv")
+    done = cli(*given, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "error: gone: no such file or folder\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--backbone", "nosuch"), "nosuch"),
+        (("--backbone", "statistics", "--join", "none.csv", "--label", "x"), "none.csv: no such"),
+        (("--backbone", "statistics", "--join", "t.csv"), "t.csv: say which columns are labels"),
+        (("--backbone", "statistics", "--store", "t.csv/s.zarr"), "cannot be made: "),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_walk(
+    tmp_path: Path, options: tuple[str, ...], reason: str
+) -> None:
+    small(tmp_path / "films")
+    (tmp_path / "t.csv").write_text("PatientID,density\n1,A\n")
+    done = cli("extract", "films", *options, cwd=tmp_path)
+    assert done.returncode in {1, 2}
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 1  # and no line of progress
+
+
+def test_paths_in_the_command_are_left_out_however_they_are_given(tmp_path: Path) -> None:
+    small(tmp_path / "films")
+    (tmp_path / "Quetzal.csv").write_text("PatientID,density\n00PAT0000,A\n")
+    cli(
+        *("extract", "films", "--backbone=statistics", "--join=Quetzal.csv", "--label", "density"),
+        cwd=tmp_path,
+    )
+    (made_by,) = Store.open(tmp_path / "embeddings.zarr").provenance.values()
+    assert "Quetzal" not in made_by["command"]
+    assert "--join=…" in made_by["command"]
+
+
+def test_failures_of_earlier_runs_are_not_forgotten(tmp_path: Path) -> None:
+    archive = small(tmp_path / "films")
+    path = archive.folder / "1" / "film"
+    path.write_bytes(path.read_bytes()[:-900])
+    given = ("extract", "films", "--backbone", "statistics")
+    first, second = (cli(*given, cwd=tmp_path) for _ in range(2))
+    assert "2 new, 0 already there, 1 failed\n" in first.stdout
+    assert "embeddings.zarr.linkage.csv has the files of the failed" in first.stderr
+    assert "0 new, 2 already there, 0 failed, 1 failed before (--retry-failures" in second.stdout
+
+
+def test_folders_named_after_patients_are_no_classes(tmp_path: Path) -> None:
+    small(tmp_path / "films", patients=6)
+    done = cli(*("extract", "films", "--backbone", "statistics", "--label", "class"), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "6 folders of 6 patients are no classes" in done.stderr
+
+
+def test_two_sets_of_one_backbone_are_told_apart(tmp_path: Path) -> None:
+    small(tmp_path / "films", patients=8)
+    (tmp_path / "t.csv").write_text(
+        "PatientID,density\n" + "".join(f"00PAT000{n},{'AB'[n % 2]}\n" for n in range(8))
+    )
+    given = (
+        "extract",
+        "films",
+        "--backbone",
+        "statistics",
+        "--join",
+        "t.csv",
+        "--label",
+        "density",
+    )
+    cli(*given, cwd=tmp_path)
+    cli(*given, "--exact", cwd=tmp_path)
+    probe = ("probe", "embeddings.zarr", "--label", "density", "--folds", "2")
+    shown = cli(*probe, cwd=tmp_path).stdout
+    assert "mammography" in shown
+    assert "exact" in shown
+    keys = list(Store.open(tmp_path / "embeddings.zarr").specs)
+    assert all(key in shown for key in keys)
+    refused = cli(*probe, "--backbone", "statistics", cwd=tmp_path).stderr
+    assert f"({keys[1]}, mammography, exact)" in refused

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import dicom_archive as made
@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from embedstore.archive import Archive, read_archive
 from embedstore.errors import ManifestError, UsageError
-from embedstore.join import join
+from embedstore.join import join as real_join
 from embedstore.manifest import Manifest
 
 Row = dict[str, str]
@@ -62,6 +62,17 @@ def labels(found: Manifest, written: made.Archive, keyword: str, name: str = "de
         ds: Dataset = written.written[sample.path.relative_to(written.folder).as_posix()]
         given[str(ds[keyword].value)] = sample.labels[name]
     return given
+
+
+def join(
+    archive: Archive, table: Path, on: str = "", labels: Sequence[str] | None = None
+) -> Manifest:
+    """Join with the usual labels of these tests, those the table has."""
+    if labels is None:
+        text = "" if not table.exists() or table.suffix == ".parquet" else table.read_text()
+        head = text.partition("\n")[0].replace("\t", ",").split(",") if text else ["density"]
+        labels = [name for name in ("density", "birads", "finding", "d") if name in head]
+    return real_join(archive, table, labels, on)
 
 
 def refusal(archive: Archive, table: Path, on: str = "", **options: list[str]) -> str:
@@ -128,9 +139,7 @@ def test_the_most_specific_key_is_taken(
     assert labels(found, written, "SOPInstanceUID") == {
         r["SOPInstanceUID"]: r["density"] for r in listed
     }
-    # none of the keys becomes a label
     assert found.labels == ("manufacturer", "model", "density")
-    assert "PatientID, AccessionNumber" in found.notes[0]
 
 
 @pytest.mark.parametrize("on", ["PatientID=mrn", "patientid = mrn", "patient=mrn"])
@@ -271,60 +280,13 @@ def test_split_goes_to_the_samples(archive: Archive, written: made.Archive, tabl
     assert {s.group: s.split for s in join(archive, only).samples} == parts
 
 
-PERSONAL = (
-    "name",
-    "Patient Name",
-    "patient_name",
-    "PatientsName",
-    "DOB",
-    "date_of_birth",
-    "PatientBirthDate",
-    "birthdate",
-    "StudyDate",
-    "study_date",
-    "MRN",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "PatientID",
-    "patient_id",
-    "AccessionNumber",
-    "exam_id",
-    "ReferringPhysician",
-)
-
-
-@pytest.mark.parametrize("column", PERSONAL)
-def test_what_names_a_person_is_no_label_unasked(
-    archive: Archive, written: made.Archive, table: Path, column: str
-) -> None:
-    listed = [{**r, column: "Jane"} for r in rows(written, "SOPInstanceUID", "SOPInstanceUID")]
-    found = join(archive, write(table, listed))
+def test_labels_are_to_be_named(archive: Archive, written: made.Archive, table: Path) -> None:
+    listed = [{**r, "nombre": "Jane", "n": "7"} for r in rows(written, "PatientID", "PatientID")]
+    said = refusal(archive, write(table, listed), labels=[])
+    assert "say which columns are labels with --label; there are density, nombre, n" in said
+    found = join(archive, table, labels=["density"])
     assert found.labels == ("manufacturer", "model", "density")
-    assert column in found.notes[0]
     assert "Jane" not in str(found)
-
-
-@pytest.mark.parametrize("column", ["birads", "candidate", "updated", "density_left", "BI-RADS 5"])
-def test_other_columns_are_labels(
-    archive: Archive, written: made.Archive, table: Path, column: str
-) -> None:
-    listed = [{**r, column: "x"} for r in rows(written, "PatientID", "PatientID")]
-    assert column in join(archive, write(table, listed)).labels
-
-
-def test_many_values_are_no_label_unasked(
-    archive: Archive, written: made.Archive, table: Path
-) -> None:
-    listed = rows(written, "PatientID", "PatientID")
-    listed += [{"PatientID": f"x{n}", "density": "A"} for n in range(60)]
-    listed = [{**r, "report": f"text {n}"} for n, r in enumerate(listed)]
-    found = join(archive, write(table, listed))
-    assert found.labels == ("manufacturer", "model", "density")
-    assert "report" in found.notes[0]
-    asked = join(archive, table, labels=["report"])
-    assert asked.labels == ("manufacturer", "model", "report")
-    wanted = {r["PatientID"]: r["report"] for r in listed[:3]}
-    assert labels(asked, written, "PatientID", "report") == wanted
 
 
 def test_asked_labels_are_taken_or_refused(
@@ -344,7 +306,7 @@ def test_the_table_may_say_who_made_an_image(
     archive: Archive, written: made.Archive, table: Path
 ) -> None:
     listed = [{**r, "model": "old"} for r in rows(written, "PatientID", "PatientID")[:2]]
-    found = join(archive, write(table, listed))
+    found = join(archive, write(table, listed), labels=["density", "model"])
     assert found.labels == ("manufacturer", "density", "model")
     given = {s.group: s.labels["model"] for s in found.samples}
     assert sorted(given.values()) == ["", "old", "old"]
@@ -372,7 +334,7 @@ def test_nothing_in_common_says_what_to_try(
     floats = [{**r, "AccessionNumber": f"{r['AccessionNumber']}.0"} for r in listed]
     assert "without leading zeros, '.0'" in refusal(archive, write(table, floats))
     alien = [{"AccessionNumber": f"x{n}", "patient": "y", "d": "1"} for n in range(3)]
-    assert "try --on PatientID" in refusal(archive, write(table, alien))
+    assert "try --on PatientID" in refusal(archive, write(table, alien), labels=["d"])
     sides = [{**r, "view": "XCCL"} for r in listed]
     said = refusal(archive, write(table, sides))
     assert "joined on AccessionNumber and view" in said
@@ -398,4 +360,4 @@ def test_what_is_no_table_or_no_key_is_refused(
     table.write_text("PatientID,density\n")
     assert "no rows" in refusal(archive, table)
     write(table, [{"PatientID": v} for v in values(written, "PatientID")])
-    assert "no column to label images with" in refusal(archive, table)
+    assert "say which columns are labels with --label" in refusal(archive, table)

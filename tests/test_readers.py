@@ -211,20 +211,18 @@ UNGUARDED = """
 import sys
 sys.path.insert(0, {tests!r})
 import reader_jobs
-from embedstore.errors import EmbedstoreError
 from embedstore.readers import read_each
-try:
-    print(list(read_each(reader_jobs.work, [("nothing", 1)] * 10, 2)))
-except EmbedstoreError as error:
-    print("told:", error)
+print("begun")
+print(list(read_each(reader_jobs.work, [("nothing", n) for n in range(10)], 2)))
 """
 
 
-def test_a_script_without_a_guard_ends_with_a_hint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["file", "standard input"])
+def test_a_script_without_a_guard_is_not_run_again_by_its_readers(tmp_path: Path, how: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(UNGUARDED.format(tests=str(TESTS)))
-    child = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
-    assert child.returncode == 0
-    (told,) = [line for line in child.stdout.splitlines() if line.startswith("told:")]
-    assert 'if __name__ == "__main__":' in told
-    assert "workers=0" in told
+    command = [sys.executable, *([script] if how == "file" else [])]
+    given = {} if how == "file" else {"input": script.read_text()}
+    child = subprocess.run(command, capture_output=True, text=True, timeout=60, **given)
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.splitlines() == ["begun", str(list(range(10)))]

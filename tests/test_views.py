@@ -37,7 +37,7 @@ def test_what_the_tags_leave_open_is_told(archive: Archive) -> None:
     answered = [(s.view, t[1:]) for s, t in zip(blank, truth, strict=True) if s.view]
     assert len(answered) >= 16
     assert all(view == true for view, true in answered)
-    assert f"of {len(answered)} of 20 images taken from the picture" in told.notes[-1]
+    assert f"of 20 images: taken from the picture, in full of {len(answered)}" in told.notes[-1]
 
 
 def test_what_the_tags_say_stands(archive: Archive) -> None:
@@ -56,4 +56,16 @@ def test_a_damaged_file_is_left_to_fail_later(archive: Archive, tmp_path: Path) 
     samples = (*archive.samples[:-1], replace(archive.samples[-1], path=path))
     told = complete(replace(archive, samples=samples))
     assert (told.samples[-1].laterality, told.samples[-1].view) == ("", "")
-    assert "could not be told" in told.notes[-1]
+    assert f"in full of {sum(bool(s.view) for s in told.samples[4:])}" in told.notes[-1]
+
+
+def test_a_raw_image_gives_way_once_its_view_is_told(tmp_path: Path) -> None:
+    for n, intent in enumerate(("FOR PRESENTATION", "FOR PROCESSING")):
+        known = {"Modality": "MG", "SOPInstanceUID": f"1.2.{n}", "StudyInstanceUID": "1.9"}
+        known |= {"PresentationIntentType": intent, "PatientID": "p"}
+        (tmp_path / str(n)).write_bytes(file(dataset(render(films(1, 41)[1], 512), **known)))
+    archive = read_archive(tmp_path)
+    assert len(archive.samples) == 2
+    told = complete(archive)
+    assert [s.path.name for s in told.samples] == ["0"]
+    assert any("left out: the same view is there" in note for note in told.notes)

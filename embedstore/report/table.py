@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.markup import escape
@@ -34,9 +35,14 @@ def probe_table(reports: Sequence[Report]) -> Table:
     table.add_column("head")
     for title in METRICS.values():
         table.add_column(title, justify="right")
+    keys = {(r.spec.backbone, r.spec.key) for r in reports}
+    repeated = Counter(name for name, _ in keys)
     for report in reports:
         cells = [_cell(report.metrics[name]) for name in METRICS]
-        table.add_row(escape(report.spec.backbone), escape(report.probe), *cells)
+        backbone = report.spec.backbone
+        if repeated[backbone] > 1:
+            backbone += f"\n{report.spec.recipe}\n{report.spec.key}"
+        table.add_row(escape(backbone), escape(report.probe), *cells)
     table.add_row("floor", "", *[f"{first.metrics[name].floor:.3f}" for name in METRICS])
     return table
 
@@ -57,7 +63,7 @@ def info_table(store: Store) -> Table:
             key,
             f"{store.rows(f'embeddings/{key}/vectors')} x {spec.dim}",
             spec.dtype,
-            f"{spec.recipe.name} ({spec.recipe.key})",
+            f"{spec.recipe} ({spec.recipe.key})",
             spec.pooling,
             "yes" if spec.text else "no",
             f"embedstore {made['versions']['embedstore']}, {made['device']}, {made['precision']}, "
