@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import dicom_archive as made
 import numpy as np
 import pytest
 import torch
@@ -64,3 +66,15 @@ def test_every_option_named_exists() -> None:
     text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/dicom.md"))
     for option in set(re.findall(r"`(--[a-z-]+)", text)):
         assert option in known, option
+
+
+def test_the_archive_s_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = made.Archive(tmp_path / "ARCHIVE")
+    made.studies(archive, patients=2)
+    (tmp_path / "labels.csv").write_text("PatientID,density\n00PAT0000,A\n00PAT0001,B\n")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(blocks("docs/dicom.md")[0], names)
+    assert [s.labels["density"] for s in names["samples"]] == ["A"] * 4 + ["B"] * 4
+    assert all(s.private and "00PAT" not in s.group for s in names["samples"])
+    assert (tmp_path / "S.zarr.linkage.csv").exists()
