@@ -115,6 +115,17 @@ class Appender:
         self._changed = False
 
 
+def rewrite(root: Path, layout: Layout, values: Sequence[str]) -> None:
+    """Write all committed rows of a text array anew, each chunk in one step.
+
+    Only for what was blank: a reader may find some chunks filled in and others not yet.
+    """
+    block = np.asarray(values, dtype=object)
+    for chunk, start in enumerate(range(0, len(block), layout.chunk_rows)):
+        data = _encode(layout, block[start : start + layout.chunk_rows])
+        write_whole(layout.chunk_file(root, chunk), data)
+
+
 def write_whole(file: Path, data: bytes) -> None:
     """Put a file in place in one step: temporary name, flush, rename, flush of the folder."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedstore import cli_backbones, cli_extract, cli_view
+from embedstore import cli_backbones, cli_check, cli_extract, cli_view
 from embedstore.cli_console import err, out, say, tell_failures
 from embedstore.errors import DataError, EmbedstoreError, ManifestError, UsageError
 
@@ -41,6 +41,7 @@ def options(
 
 app.command()(cli_extract.extract)
 app.command()(cli_view.view)
+app.command()(cli_check.check)
 
 
 @app.command()

@@ -130,7 +130,7 @@ def _archive(
     from embedstore.report.progress import progress
     from embedstore.views import complete
 
-    with progress(err, "reading tags") as show:
+    with progress(err, "reading tags", "files") as show:
         archive = read_archive(folder, show)
     with progress(err, "telling views") as show:
         archive = complete(archive, 2 if workers < 0 else workers, seconds, show)

@@ -214,9 +214,14 @@ def _register(writer: Writer, samples: Sequence[Sample], summary: Summary) -> ND
     old = [s for s in samples if s.id in known]
     _refuse_other_labels(store, old, known)
     for name in dict.fromkeys(n for s in old for n in s.labels):
+        given = {known[s.id]: s.labels.get(name, "") for s in old}
         if name not in store.labels:
-            values = {known[s.id]: s.labels.get(name, "") for s in old}
-            writer.add_label(name, [values.get(row, "") for row in range(len(store))])
+            writer.add_label(name, [given.get(row, "") for row in range(len(store))])
+            continue
+        there = store.column(name).tolist()
+        values = [value or given.get(row, "") for row, value in enumerate(there)]
+        if values != there:
+            writer.fill_label(name, values)
     if fresh:
         writer.add_samples(fresh)
         known |= {s.id: len(store) + i for i, s in enumerate(fresh)}
@@ -225,14 +230,18 @@ def _register(writer: Writer, samples: Sequence[Sample], summary: Summary) -> ND
 
 
 def _refuse_other_labels(store: Store, samples: Sequence[Sample], known: dict[str, int]) -> None:
-    """Stop where the manifest contradicts the store: silently keeping either would be wrong."""
+    """Stop where the manifest contradicts the store: silently keeping either would be wrong.
+
+    A label that one of them leaves blank is no contradiction.
+    """
     columns = {f"label {n!r}": store.column(n) for n in store.labels}
     columns["patient"] = store.column("group")
     for sample in samples:
         row = known[sample.id]
-        given = {f"label {n!r}": v for n, v in sample.labels.items()} | {"patient": sample.group}
-        for name, value in given.items():
-            if name in columns and columns[name][row] != value:
+        given = {f"label {n!r}": v for n, v in sample.labels.items() if v}
+        for name, value in (given | {"patient": sample.group}).items():
+            blank = name != "patient" and name in columns and not columns[name][row]
+            if name in columns and columns[name][row] != value and not blank:
                 raise ManifestError(
                     f"sample {sample.id!r}: {name} is {value!r} in the manifest and "
                     f"{str(columns[name][row])!r} in the store; extract into a new store, or give "

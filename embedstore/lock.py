@@ -25,6 +25,12 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
+def lock_of(store: Path) -> Path:
+    """Return where the lock of a store is: beside it, whatever link it was reached by."""
+    real = store.resolve()
+    return real.with_name(f"{real.name}.lock")
+
+
 @contextmanager
 def write_lock(path: Path) -> Iterator[None]:
     """Hold the lock file `path` for the length of the block.

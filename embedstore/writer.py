@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.chunks import TEMPORARY, Appender, Layout, write_whole
+from embedstore.chunks import TEMPORARY, Appender, Layout, rewrite, write_whole
 from embedstore.errors import StoreError
-from embedstore.lock import write_lock
+from embedstore.lock import lock_of, write_lock
 from embedstore.store import (
     FAILURE_COLUMNS,
     FORMAT,
@@ -57,9 +57,16 @@ class Writer:
 
     def __enter__(self) -> Writer:
         """Take the lock; create the store where there is none."""
+        try:
+            self._begin()
+        except OSError as error:
+            raise _disk_error(self.path, error) from error
+        return self
+
+    def _begin(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         refuse_foreign(self.path)
-        self._stack.enter_context(write_lock(self.path.with_name(f"{self.path.name}.lock")))
+        self._stack.enter_context(write_lock(lock_of(self.path)))
         with ExitStack() as undo:
             undo.callback(self._stack.close)
             if (self.path / "zarr.json").exists():
@@ -70,7 +77,6 @@ class Writer:
                 self._open_columns(SAMPLE_COLUMNS, "samples")
                 self.commit()
             undo.pop_all()
-        return self
 
     def __exit__(
         self,
@@ -106,6 +112,26 @@ class Writer:
             raise StoreError(f"{len(values)} values of {name!r}, not one for each sample")
         self._open_columns([name], "samples/labels")
         self._appenders[f"samples/labels/{name}"].append(values)
+
+    def fill_label(self, name: str, values: Sequence[str]) -> None:
+        """Fill in blanks of a label column, one value for each committed sample.
+
+        This takes effect at once: what was known stays, so that it needs no commit.
+
+        Raises
+        ------
+        StoreError
+            A value that is known would change, or the disk refuses.
+        """
+        known = self.store().column(name).tolist()
+        if any(old not in {"", new} for old, new in zip(known, values, strict=True)):
+            raise StoreError(f"{self.path}: values of {name!r} would change, not be filled in")
+        layout = self._appenders[f"samples/labels/{name}"].layout
+        try:
+            rewrite(self.path, layout, values)
+        except OSError as error:
+            raise _disk_error(self.path, error) from error
+        self._appenders[layout.name] = Appender(self.path, layout, len(known))
 
     def add_spec(self, spec: Spec, provenance: Mapping[str, Any]) -> None:
         """Make room for the vectors of a Spec; nothing happens where it has vectors."""
@@ -181,6 +207,7 @@ class Writer:
             state = {**self._state, "commit": self._state["commit"] + 1}
             arrays = {n: a.layout.metadata(a.rows) for n, a in sorted(self._appenders.items())}
             write_whole(self.path / "zarr.json", _root(state, arrays))
+            self._state = state
             # for clients that open one array without the root; they lag, they never run ahead
             for name, metadata in {**_groups(arrays), **arrays}.items():
                 if self._on_disk.get(name) != metadata:
@@ -188,7 +215,6 @@ class Writer:
                     self._on_disk[name] = metadata
         except OSError as error:
             raise _disk_error(self.path, error) from error
-        self._state = state
 
     def _open_columns(self, names: Sequence[str], prefix: str) -> None:
         for name in names:

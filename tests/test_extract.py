@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 import timm
 import torch
+import zarr
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -264,6 +265,26 @@ def test_a_label_column_that_comes_later_is_added(films: Path, tmp_path: Path) -
     store = Store.open(tmp_path / "s.zarr")
     assert store.column("vendor").tolist() == vendors
     assert set(summary.written.values()) == {0}
+
+
+def test_labels_that_come_later_are_filled_in_and_none_is_lost(films: Path, tmp_path: Path) -> None:
+    store, table = tmp_path / "s.zarr", pl.read_csv(films)
+    whole = table["tissue"].to_list()
+    some = table.with_columns(
+        pl.Series("tissue", [v if n % 3 else "" for n, v in enumerate(whole)])
+    )
+    none = table.with_columns(pl.lit("").alias("tissue"))
+    for given, expected in ((some, some["tissue"].to_list()), (table, whole), (none, whole)):
+        samples = read_manifest(given, labels=["tissue"], root=films.parent).samples
+        extract(samples, store, [Sums(plain())], PLAN)
+        assert Store.open(store).column("tissue").tolist() == expected
+    group = zarr.open_group(store, mode="r")["samples/labels/tissue"]
+    assert group[:].tolist() == whole
+    fresh = table.head(1).with_columns(
+        pl.lit("film00.png").alias("image"), pl.lit("new").alias("id")
+    )
+    extract(read_manifest(fresh, root=films.parent).samples, store, [Sums(plain())], PLAN)
+    assert Store.open(store).column("tissue").tolist() == [*whole, whole[0]]
 
 
 def test_two_precisions_do_not_meet_under_one_key(films: Path, tmp_path: Path) -> None:

@@ -24,12 +24,13 @@ LAYERS = [
     {"types"},
     {"registry", "images", "chunks", "lock", "index", "metrics", "phantoms", "privacy", "readers"},
     {"manifest", "splits", "store"},
-    {"writer", "backbones", "archive", "frames"},
+    {"writer", "leftovers", "backbones", "archive", "frames"},
+    {"check"},
     {"join", "views"},
     {"extract", "search", "evaluate", "phantomclip"},
     {"report"},
     {"cli_options", "cli_console", "look"},
-    {"cli_backbones", "cli_extract", "cli_view"},
+    {"cli_backbones", "cli_check", "cli_extract", "cli_view"},
     {"cli"},
 ]
 

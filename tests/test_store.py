@@ -307,7 +307,7 @@ def test_backbones_are_found_by_name_key_or_leading_digits(tmp_path: Path) -> No
     store = Store.open(tmp_path / "s.zarr")
     for text in ("toy", spec.key, spec.key[:5]):
         assert store.find(text) == spec
-    with pytest.raises(UsageError, match=f"toy \\({spec.key}\\)"):
+    with pytest.raises(UsageError, match=f"toy \\({spec.key}, mammography\\)"):
         store.find("convnext")
 
 

@@ -22,22 +22,28 @@ LINE_SECONDS = 10.0
 
 
 class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
     def render(self, task: Task) -> Text:
-        """Render images per second."""
-        return Text(f"{task.speed:.1f} images/s" if task.speed else "", style="cyan")
+        """Render how many a second."""
+        return Text(f"{task.speed:.1f} {self.unit}/s" if task.speed else "", style="cyan")
 
 
 @contextmanager
-def progress(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
+def progress(
+    console: Console, title: str, unit: str = "images"
+) -> Iterator[Callable[[int, int], None]]:
     """Yield a function of (done, total) that shows how far the work is."""
     if not console.is_terminal:
-        yield _Lines(console, title).show
+        yield _Lines(console, title, unit).show
         return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        _Rate(),
+        _Rate(unit),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
@@ -46,9 +52,9 @@ def progress(console: Console, title: str) -> Iterator[Callable[[int, int], None
 
 
 class _Lines:
-    def __init__(self, console: Console, title: str) -> None:
+    def __init__(self, console: Console, title: str, unit: str) -> None:
         self.console = console
-        self.title = title
+        self.title, self.unit = title, unit
         self.began = self.shown = time.monotonic()
 
     def show(self, done: int, total: int) -> None:
@@ -59,6 +65,6 @@ class _Lines:
         rate = done / max(now - self.began, 1e-9)
         left = (total - done) / max(rate, 1e-9)
         self.console.print(
-            f"{self.title}: {done} of {total}, {rate:.1f} images/s, {left:.0f} s left",
+            f"{self.title}: {done} of {total}, {rate:.1f} {self.unit}/s, {left:.0f} s left",
             highlight=False,
         )

@@ -1,0 +1,175 @@
+"""What no commit of a store covers, and the words in which `check` tells what it finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from embedstore.chunks import TEMPORARY, Layout
+from embedstore.errors import StoreError
+from embedstore.lock import lock_of
+from embedstore.store import Store, layout_of
+
+COPY = "put it back from a copy of the store"
+_LEFT = "left by a stopped run"
+_LEAVE = "harmless, --repair removes it"
+_OURS = re.compile(r"(?:samples|embeddings|pixels|failures)/(?:.+/)?(?:zarr\.json|c/\d+(?:/0)*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing about a store that is not as an undisturbed commit leaves it.
+
+    Attributes
+    ----------
+    kind
+        Damage: missing, cut, checksum, unreadable, counts, rows, ids, values, metadata, spec.
+        Harmless: leftover, lock, behind, zeros, foreign, writing.
+    where, what, todo
+        The file or array, what is wrong with it, and what to do.
+    harmless
+        Nothing that was committed is touched.
+    ids
+        The samples a damaged chunk holds something of; "row 7" where the id is lost too.
+    """
+
+    kind: str
+    where: str
+    what: str
+    todo: str
+    harmless: bool = False
+    ids: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line: where, what, what to do."""
+        return f"{self.where}: {self.what}; {self.todo}"
+
+
+@dataclass(slots=True)
+class Checked:
+    """What a check saw of one commit, and the files that it or `repair` found left over."""
+
+    commit: int
+    findings: list[Finding] = field(default_factory=list)
+    chunks: int = 0
+    bytes: int = 0
+    leftovers: list[Path] = field(default_factory=list)
+
+    @property
+    def damage(self) -> list[Finding]:
+        """The findings that are no leftovers."""
+        return [f for f in self.findings if not f.harmless]
+
+
+def open_store(path: Path) -> Store:
+    """Open a store, and make sure that its root describes arrays as embedstore does."""
+    name = ""
+    try:
+        store = Store.open(path)
+        for name, metadata in store.arrays.items():
+            if metadata["node_type"] == "array":
+                rows = store.rows(name)
+                if rows < 0 or layout_of(name, metadata).metadata(rows) != metadata:
+                    raise ValueError(name)
+            elif metadata["node_type"] != "group":
+                raise ValueError(name)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        what = f"what it says of {name}" if name else "what it says of the store"
+        raise StoreError(
+            f"{path / 'zarr.json'}: damaged: {what} is not what embedstore writes; {COPY}"
+        ) from error
+    return store
+
+
+def find_strays(path: Path, result: Checked, locked: bool = False) -> None:
+    """Add the files that no commit covers: of a stopped run, or of a writer at work.
+
+    `locked`: the lock is ours, so there is no writer.
+    """
+    writer = None if locked else _writer(lock_of(path))
+    files = sorted(_files(path))
+    # after the listing: a commit made meanwhile covers its files
+    covered = _covered(open_store(path))
+    strays = [f for f in files if f.as_posix() not in covered and (path / f).is_file()]
+    ours = [f for f in strays if _is_ours(f)]
+    if not locked:
+        writer = _writer(lock_of(path)) or writer
+    for file in strays:
+        if not _is_ours(file):
+            what, todo = "is not of this store", "left alone; move it elsewhere if you need it"
+            result.findings.append(Finding("foreign", str(path / file), what, todo, True))
+    if writer:
+        what = f"being written by {writer}; {len(ours)} files belong to no commit yet"
+        result.findings.append(Finding("writing", str(path), what, "nothing to do", True))
+        return
+    result.leftovers = [path / file for file in ours]
+    for file in result.leftovers:
+        result.findings.append(Finding("leftover", str(file), _LEFT, _LEAVE, True))
+    if lock_of(path).exists():
+        result.findings.append(Finding("lock", str(lock_of(path)), _LEFT, _LEAVE, True))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """Yield every file in a store, relative to it; links to folders are not followed."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            yield Path(folder, name).relative_to(path)
+
+
+def _covered(store: Store) -> set[str]:
+    """Return the files of a commit, relative to the store."""
+    files = {"zarr.json"} | {f"{name}/zarr.json" for name in store.arrays}
+    for name, metadata in store.arrays.items():
+        if metadata["node_type"] == "array":
+            layout = layout_of(name, metadata)
+            chunks = range(chunk_count(store, layout))
+            files |= {layout.chunk_file(Path(), c).as_posix() for c in chunks}
+    return files
+
+
+def _is_ours(file: Path) -> bool:
+    """Tell what a writer may have left from what someone else put into the folder."""
+    return file.name.startswith(TEMPORARY) or _OURS.fullmatch(file.as_posix()) is not None
+
+
+def remove_empty_folders(path: Path) -> None:
+    """Remove the folders that are empty once their files are gone."""
+    for top in ("samples", "embeddings", "pixels", "failures"):
+        for folder, _, _ in os.walk(path / top, topdown=False):
+            if not any(Path(folder).iterdir()):
+                Path(folder).rmdir()
+
+
+def _writer(lock: Path) -> str | None:
+    """Name the living process that holds a lock file, as far as its text can tell.
+
+    The lock itself is not tried: for that moment a writer that starts would be refused.
+    """
+    try:
+        holder = json.loads(lock.read_bytes())
+        pid, host = int(holder["pid"]), str(holder["host"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if host == socket.gethostname() and not _alive(pid):
+        return None
+    return f"process {pid} on {host}"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def chunk_count(store: Store, layout: Layout) -> int:
+    """Count the chunks that the committed rows of an array reach into."""
+    return -(-store.rows(layout.name) // layout.chunk_rows)
