@@ -31,10 +31,11 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_voi_lut
 from pydicom.pixels.utils import pixel_array
 
-from embedstore.extract import choose, extract
+from embedstore.extract import extract
 from embedstore.images.prepare import prepare
 from embedstore.images.recipe import RECIPES, tensors
 from embedstore.phantoms import films, render
+from embedstore.plan import choose
 from embedstore.readers import read_each
 from embedstore.types import Recipe, Sample, Spec
 

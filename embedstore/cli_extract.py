@@ -47,10 +47,10 @@ def extract(
     from embedstore import extract as extraction
     from embedstore.backbones import load_backbone
     from embedstore.images.recipe import named
+    from embedstore.plan import choose
     from embedstore.report.progress import progress
 
     one_of("--precision", precision, ("auto", "float32", "bfloat16"))
-    one_of("--patient-ids", patient_ids, ("hash", "keep"))
     if not backbone:
         raise UsageError("give at least one --backbone: statistics, biomedclip, convnext_tiny, …")
     _check_store(store, patient_ids)
@@ -66,15 +66,10 @@ def extract(
         read = partial(_table, manifest, column, label, root, frames)
     loaded = [load_backbone(name, chosen, pooling, device) for name in dict.fromkeys(backbone)]
     table = read()
-    _tell_manifest(table)
-    for note in {getattr(b, "note", "") for b in loaded} - {""}:
-        say(err, f"note: {note}")
-    samples = list(table.samples)
-    if patient_ids == "hash":
-        samples = _hide(samples, store, archived)
-    if precision == "auto":
-        precision = extraction.recorded_precision(store, loaded)
-    plan = extraction.choose(device, precision, batch_size, workers, len(samples), file_timeout)
+    _tell_manifest(table, loaded)
+    samples = _hide(table.samples, store, archived) if patient_ids == "hash" else table.samples
+    made = extraction.recorded_precision(store, loaded) if precision == "auto" else precision
+    plan = choose(device, made, batch_size, workers, len(samples), file_timeout)
     say(err, f"running on {plan}")
     with progress(err, "extracting") as show:
         summary = extraction.extract(
@@ -173,6 +168,7 @@ def _check_store(store: Path, patient_ids: str) -> None:
     from embedstore.store import Store
     from embedstore.writer import refuse_foreign
 
+    one_of("--patient-ids", patient_ids, ("hash", "keep"))
     if store.name in {"", ".."}:
         raise UsageError(f"--store is the path of a store, such as embeddings.zarr; not '{store}'")
     try:
@@ -194,7 +190,7 @@ def _check_store(store: Path, patient_ids: str) -> None:
 def _device(name: str) -> str:
     import torch
 
-    from embedstore.extract import choose_device
+    from embedstore.plan import choose_device
 
     one_of("--device", name.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
     device = choose_device(name)
@@ -225,12 +221,13 @@ def _hide(samples: Sequence[Sample], store: Path, archived: bool) -> list[Sample
     return hidden
 
 
-def _tell_manifest(table: Manifest) -> None:
+def _tell_manifest(table: Manifest, loaded: list[Backbone]) -> None:
     used = ", ".join(f"{role}={name}" for role, name in table.columns.items())
     say(err, f"{len(table.samples)} images; columns {used or 'none: a folder'}")
     say(err, f"labels {', '.join(table.labels) or 'none'}")
-    for note in table.notes:
-        say(err, f"note: {note}")
+    for note in dict.fromkeys((*table.notes, *(getattr(b, "note", "") for b in loaded))):
+        if note:
+            say(err, f"note: {note}")
 
 
 def _tell_summary(store: Path, loaded: list[Backbone], summary: Summary) -> None:

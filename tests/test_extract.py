@@ -25,9 +25,10 @@ from safetensors.torch import save_file
 from embedstore.backbones import load_backbone
 from embedstore.cli import _run
 from embedstore.errors import ImageError, ManifestError, UsageError
-from embedstore.extract import Plan, Summary, extract
+from embedstore.extract import Summary, extract
 from embedstore.images.recipe import RECIPES
 from embedstore.manifest import read_manifest
+from embedstore.plan import Plan
 from embedstore.store import Store
 from embedstore.types import Backbone, Recipe, Sample, Spec
 

@@ -24,7 +24,7 @@ LAYERS = [
     {"types"},
     {"registry", "images", "chunks", "lock", "index", "metrics", "phantoms", "privacy", "readers"},
     {"manifest", "splits", "store"},
-    {"writer", "leftovers", "backbones", "archive", "frames"},
+    {"writer", "leftovers", "backbones", "archive", "frames", "plan"},
     {"check"},
     {"join", "views"},
     {"extract", "search", "evaluate", "phantomclip"},

@@ -15,8 +15,9 @@ from sklearn.preprocessing import StandardScaler
 
 from embedstore.backbones import load_backbone
 from embedstore.evaluate import evaluate
-from embedstore.extract import Plan, extract
+from embedstore.extract import extract
 from embedstore.manifest import read_manifest
+from embedstore.plan import Plan
 from embedstore.probes.logistic import LogisticProbe
 from embedstore.store import Store
 from embedstore.types import Embeddings
