@@ -18,29 +18,21 @@ from embedstore.images import mammogram
 from embedstore.images.anatomy import Finding, chest_wall, surroundings
 from embedstore.types import Floats, Pixels, Recipe, Resize
 
+_PLAIN = Recipe(
+    name="plain",
+    exact=True,
+    polarity="keep",
+    crop="none",
+    flip="none",
+    scale="auto",
+    colour="rgb",
+    resize="centre-crop",
+)
 RECIPES = {
     "mammography": Recipe(),
-    "plain": Recipe(
-        name="plain",
-        exact=True,
-        polarity="keep",
-        crop="none",
-        flip="none",
-        scale="auto",
-        colour="rgb",
-        resize="centre-crop",
-    ),
+    "plain": _PLAIN,
     # arXiv 2506.13964 as its code does it: squashed, scaled to 0..1, never normalised
-    "molina2025": Recipe(
-        name="molina2025",
-        exact=True,
-        polarity="keep",
-        crop="none",
-        flip="none",
-        scale="auto",
-        colour="rgb",
-        resize="squash",
-    ),
+    "molina2025": replace(_PLAIN, name="molina2025", resize="squash"),
 }
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
