@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,13 +172,10 @@ def _check_store(store: Path, patient_ids: str) -> None:
     one_of("--patient-ids", patient_ids, ("hash", "keep"))
     if store.name in {"", ".."}:
         raise UsageError(f"--store is the path of a store, such as embeddings.zarr; not '{store}'")
-    try:
-        refuse_foreign(store)
-        store.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"{store}: cannot be made: {error.strerror or error}; give another --store"
-        ) from error
+    refuse_foreign(store)
+    above = next(p for p in store.absolute().parents if p.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise StoreError(f"{store}: cannot be made: {above} cannot be written to; give another")
     if not (store / "zarr.json").exists():
         return
     if len(Store.open(store)) and patient_ids == "keep" and key_file(store).exists():

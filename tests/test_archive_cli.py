@@ -247,6 +247,14 @@ def test_what_is_wrong_is_said_before_the_walk(
     assert done.returncode in {1, 2}
     assert reason in done.stderr
     assert len(done.stderr.splitlines()) == 1  # and no line of progress
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["films", "t.csv"]
+
+
+def test_a_refused_command_makes_no_folder(tmp_path: Path) -> None:
+    small(tmp_path / "films")
+    given = ("extract", "films", "--store", "new/s.zarr", "--backbone", "nosuch")
+    assert cli(*given, cwd=tmp_path).returncode == 2
+    assert not (tmp_path / "new").exists()
 
 
 def test_paths_in_the_command_are_left_out_however_they_are_given(tmp_path: Path) -> None:
