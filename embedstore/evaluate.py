@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.classes import numeric, order_of
 from embedstore.errors import DataError, UsageError
 from embedstore.metrics import (
     RESAMPLES,
@@ -39,35 +39,6 @@ def labelled(embeddings: Embeddings, label: str) -> tuple[Embeddings, NDArray[np
     if not np.isfinite(kept.vectors).all():
         raise DataError(f"vectors of Spec {embeddings.spec.key} hold NaN or infinity")
     return kept, values[known], int((~known).sum())
-
-
-def order_of(labels: NDArray[np.str_], order: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Return the classes in the order quadratic kappa takes them: as given, else sorted.
-
-    Numbers sort as numbers.
-
-    Raises
-    ------
-    DataError
-        `order` leaves a class out or names one twice.
-    """
-    found = {str(v) for v in np.unique(labels)}
-    if order:
-        if missing := found - set(order):
-            raise DataError(f"the class order leaves out {', '.join(sorted(missing))}")
-        if len(set(order)) < len(order):
-            raise DataError(f"the class order names a class twice: {', '.join(order)}")
-        return tuple(c for c in order if c in found)
-    if _numeric(found):
-        return tuple(sorted(found, key=lambda v: (float(v), v)))
-    return tuple(sorted(found))
-
-
-def _numeric(names: Iterable[str]) -> bool:
-    try:
-        return all(math.isfinite(float(v)) for v in names)
-    except ValueError:
-        return False
 
 
 def evaluate(
@@ -211,7 +182,7 @@ def _notes(embeddings: Embeddings, left_out: int, label: str) -> tuple[str, ...]
 
 
 def _order_note(classes: tuple[str, ...], order: tuple[str, ...]) -> tuple[str, ...]:
-    if order or len(classes) < 3 or _numeric(classes):
+    if order or len(classes) < 3 or numeric(classes):
         return ()
     return (
         f"quadratic kappa takes the classes in alphabetical order: {', '.join(classes)}; "

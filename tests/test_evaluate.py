@@ -17,8 +17,9 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from embedstore import evaluate as module
+from embedstore.classes import order_of
 from embedstore.errors import DataError, UsageError
-from embedstore.evaluate import evaluate, order_of, standardisation
+from embedstore.evaluate import evaluate, standardisation
 from embedstore.probes.knn import KNNProbe
 from embedstore.probes.logistic import LogisticProbe
 from embedstore.splits import holdout, kfold
@@ -284,7 +285,7 @@ def test_classes_stand_in_the_given_order_else_by_number_else_by_alphabet(found,
 
 
 def test_class_order_does_not_depend_on_how_strings_hash():
-    code = "import numpy as np; from embedstore.evaluate import order_of;"
+    code = "import numpy as np; from embedstore.classes import order_of;"
     code += "print(order_of(np.array(['1', '1.0', '01', '1.00', 'nan'])[:4]))"
     found = {
         subprocess.run(

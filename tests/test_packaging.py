@@ -21,12 +21,14 @@ CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # a module may import from the layers before its own, and from its own folder
 LAYERS = [
     {"errors", "mapping"},
-    {"types"},
+    {"types", "classes"},
     {"registry", "images", "chunks", "lock", "index", "metrics", "phantoms", "privacy", "readers"},
-    {"manifest", "splits", "store"},
+    {"commit", "manifest", "splits"},
+    {"store"},
     {"writer", "leftovers", "backbones", "archive", "frames", "plan"},
     {"check"},
-    {"join", "views"},
+    {"join", "views", "feed", "register", "backlog", "changes"},
+    {"encode"},
     {"extract", "search", "evaluate", "phantomclip"},
     {"report"},
     {"cli_options", "cli_console", "look"},

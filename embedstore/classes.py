@@ -1,0 +1,41 @@
+"""The classes of a label, and the order they are numbered in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import DataError
+
+
+def order_of(labels: NDArray[np.str_], order: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the classes in the order quadratic kappa takes them: as given, else sorted.
+
+    Numbers sort as numbers.
+
+    Raises
+    ------
+    DataError
+        `order` leaves a class out or names one twice.
+    """
+    found = {str(v) for v in np.unique(labels)}
+    if order:
+        if missing := found - set(order):
+            raise DataError(f"the class order leaves out {', '.join(sorted(missing))}")
+        if len(set(order)) < len(order):
+            raise DataError(f"the class order names a class twice: {', '.join(order)}")
+        return tuple(c for c in order if c in found)
+    if numeric(found):
+        return tuple(sorted(found, key=lambda v: (float(v), v)))
+    return tuple(sorted(found))
+
+
+def numeric(names: Iterable[str]) -> bool:
+    """Say whether all class names are finite numbers."""
+    try:
+        return all(math.isfinite(float(v)) for v in names)
+    except ValueError:
+        return False
