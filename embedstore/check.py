@@ -10,7 +10,6 @@ Not to be seen from within a store: two full chunks of one array that changed pl
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.chunks import Layout, read_chunk
+from embedstore.commit import layout_of
 from embedstore.errors import StoreError
 from embedstore.leftovers import (
     COPY,
@@ -32,11 +32,13 @@ from embedstore.leftovers import (
     remove_empty_folders,
 )
 from embedstore.lock import lock_of, write_lock
-from embedstore.store import FAILURE_COLUMNS, SAMPLE_COLUMNS, Store, layout_of
+from embedstore.metadata import describe_again, metadata_trouble, own_metadata
+from embedstore.store import FAILURE_COLUMNS, SAMPLE_COLUMNS, Store
 
-_SET = {"embeddings": ("vectors", "rows", "digests", "cut")}
-_SET["pixels"] = ("values", "rows", "digests", "cut")
-_AGAIN = "the next `embedstore extract` writes it anew"
+_OF_EACH_IMAGE = ("rows", "digests", "cut", "stat")
+_SET = {"embeddings": ("vectors", *_OF_EACH_IMAGE), "pixels": ("values", *_OF_EACH_IMAGE)}
+_TOMBSTONES = {"samples/deleted": "samples/id", "failures/dropped": "failures/id"}
+_SETS = ("embeddings/", "pixels/")
 _UNKNOWN = np.iinfo(np.int64).min
 
 
@@ -80,6 +82,7 @@ def repair(path: Path | str, on_progress: Progress = lambda done, total: None) -
             work = _Check(open_store(path), on_progress)
             work.run()
             find_strays(path, work.result, locked=True)
+            describe_again(work.store)
             for file in work.result.leftovers:
                 file.unlink()
             remove_empty_folders(path)
@@ -104,12 +107,12 @@ class _Check:
 
     def __post_init__(self) -> None:
         self.result = Checked(self.store.commit)
-        self.hashes = np.zeros(len(self.store), dtype=np.int64)
+        self.hashes = np.zeros(self.store.rows("samples/id"), dtype=np.int64)
 
     def run(self) -> None:
         """Fill in `result`."""
         # array metadata before the root it is compared with: a writer at work writes it after
-        own = {name: _read_json(self.store.path / name / "zarr.json") for name in self.store.arrays}
+        own = {name: own_metadata(self.store.path, name) for name in self.store.arrays}
         self._compare_metadata(own, open_store(self.store.path))
         self._compare_counts()
         self._compare_specs()
@@ -125,7 +128,7 @@ class _Check:
 
     def _compare_metadata(self, own: Mapping[str, Any], root: Store) -> None:
         for name, metadata in own.items():
-            kind, what, todo = _metadata_trouble(metadata, root.arrays.get(name, {}))
+            kind, what, todo = metadata_trouble(metadata, root.arrays.get(name, {}))
             if kind:
                 self.add(kind, f"{name}/zarr.json", what, todo, harmless=kind == "behind")
 
@@ -185,10 +188,10 @@ class _Check:
         leaf = name.rpartition("/")[2]
         if name == "samples/id":
             self.hashes[start : start + len(block)] = [hash(str(i)) for i in block]
-        elif leaf == "rows" and not name.startswith(("samples/", "failures/")):
+        elif (leaf in {"rows", "dropped"} and name.startswith(_SETS)) or name in _TOMBSTONES:
             known = self.rows.setdefault(name, np.full(self.store.rows(name), _UNKNOWN))
             known[start : start + len(block)] = block
-        elif leaf in {"vectors", "digests"} and name.startswith(("embeddings/", "pixels/")):
+        elif leaf in {"vectors", "digests"} and name.startswith(_SETS):
             self._look_at_values(name, leaf, block, start)
 
     def _look_at_values(self, name: str, leaf: str, block: NDArray[Any], start: int) -> None:
@@ -217,7 +220,7 @@ class _Check:
 
     def _samples(self, name: str, start: int, stop: int) -> tuple[str, ...]:
         """Return the ids of the samples that these rows of an array are of."""
-        if name.startswith("failures/"):
+        if name.startswith("failures/") or name.endswith(("/dropped", "/deleted")):
             return ()
         if not self._ids:
             self._ids = _known_ids(self.store)
@@ -232,15 +235,28 @@ class _Check:
 
     def _compare_rows(self) -> None:
         for name, rows in self.rows.items():
+            prefix, _, leaf = name.rpartition("/")
+            of = _TOMBSTONES.get(name, f"{prefix}/rows" if leaf == "dropped" else "samples/id")
+            count = self.store.rows(of)
             known = rows[rows != _UNKNOWN]
-            wrong = known[(known < 0) | (known >= len(self.store))]
+            wrong = known[(known < 0) | (known >= count)]
             if len(wrong):
-                what = f"row {wrong[0]} is not in the table of {len(self.store)} samples"
-                self.add("rows", name, what, COPY)
-            seen, times = np.unique(known, return_counts=True)
+                where = (
+                    f"the table of {count} samples" if of == "samples/id" else f"{count} of {of}"
+                )
+                self.add("rows", name, f"row {wrong[0]} is not in {where}", COPY)
+            shown = rows[self._shown(prefix)] if leaf == "rows" else rows
+            seen, times = np.unique(shown[shown != _UNKNOWN], return_counts=True)
             if (times > 1).any():
                 what = f"{int((times > 1).sum())} samples are there twice, the first is row "
                 self.add("rows", name, f"{what}{seen[times > 1][0]}", COPY)
+
+    def _shown(self, prefix: str) -> NDArray[np.bool_]:
+        """(n,): whether each row of a set is not dropped, as far as that can be told."""
+        shown = np.ones(self.store.rows(f"{prefix}/rows"), dtype=bool)
+        dropped = self.rows.get(f"{prefix}/dropped", np.empty(0, dtype=np.int64))
+        shown[dropped[(dropped >= 0) & (dropped < len(shown))]] = False
+        return shown
 
     def _compare_ids(self) -> None:
         if any(layout.name == "samples/id" for layout, *_ in self.damaged):
@@ -264,38 +280,6 @@ def _sets(store: Store) -> dict[str, Sequence[str]]:
         if metadata["node_type"] == "array" and top in _SET:
             sets[name.rpartition("/")[0]] = _SET[top]
     return sets | {f"embeddings/{key}": _SET["embeddings"] for key in store.specs}
-
-
-def _read_json(file: Path) -> Any:
-    """Return what a metadata file holds: None where there is none, "" where it is no JSON."""
-    try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        return ""
-
-
-def _metadata_trouble(own: Any, root: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return kind, what and what to do of one array's or group's own ``zarr.json``."""
-    if own is None:
-        return "behind", "not there yet; the root zarr.json has it", f"harmless, {_AGAIN}"
-    if not isinstance(own, dict) or own.get("node_type") != root.get("node_type"):
-        return "metadata", "damaged; the root zarr.json has it", _AGAIN
-    if own["node_type"] == "group":
-        return "", "", ""
-    ours, theirs = own.get("shape") or [-1], root["shape"]
-    # attributes are anyone's to add
-    keys = (set(own) | set(root)) - {"attributes", "shape"}
-    if any(own.get(k) != root.get(k) for k in keys) or ours[1:] != theirs[1:]:
-        return "metadata", "differs from what the root zarr.json says of it", _AGAIN
-    if not isinstance(ours[0], int) or ours[0] < 0 or ours[0] > theirs[0]:
-        what = f"says {ours[0]} rows where the commit has {theirs[0]}"
-        return "metadata", what, f"the root zarr.json may be an old one: {COPY}"
-    if ours[0] < theirs[0]:
-        what = f"says {ours[0]} rows where the commit has {theirs[0]}"
-        return "behind", what, f"harmless, {_AGAIN}"
-    return "", "", ""
 
 
 def _chunk_trouble(file: Path, layout: Layout, error: Exception) -> tuple[str, str]:
@@ -332,4 +316,4 @@ def _known_ids(store: Store) -> list[str]:
             ids += read_chunk(store.path, layout, chunk).tolist()
         except (StoreError, OSError, ValueError):
             ids += [""] * layout.chunk_rows
-    return ids[: len(store)]
+    return ids[: store.rows("samples/id")]

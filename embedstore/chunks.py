@@ -4,15 +4,19 @@ A chunk of numbers is its raw little-endian bytes and a crc32c, so a local reade
 it; a chunk of text is ``vlen-utf8`` and a crc32c. A chunk file is always written whole under
 another name, flushed, and renamed into place: a reader sees the old file or the new one.
 
-Zarr v3 core specification: chunk grids "regular", codecs "bytes", "vlen-utf8" and "crc32c".
+An array whose rows change is written anew under the next form of chunk keys (``c/0/0``, ``c.0.0``,
+``0.0``, and again), so that readers of an earlier commit find its chunks as they were.
+
+Zarr v3 core specification: chunk grids "regular", chunk key encodings "default" and "v2", codecs
+"bytes", "vlen-utf8" and "crc32c".
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +30,29 @@ from embedstore.mapping import can_map, map_files
 CHUNK_BYTES = 4 << 20
 TEXT_ROWS = 8192
 TEMPORARY = ".writing-"
+_CHECKSUM = 4  # bytes
+_DIFFERS = "checksum differs; the file was damaged after it was written"
+# with two, the chunks that a reader of the last commit but one has still to open would be
+# overwritten before the commit that tells it so
+_KEYS = (("default", "/"), ("default", "."), ("v2", "."))
+_FILES = ("c/**/*", "c.*", "[0-9]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """An array's place in the store, its element type ("string" or a numpy name) and row shape."""
+    """An array's place in the store, its element type ("string" or a numpy name) and row shape.
+
+    `rewrites` counts how often the array was written anew, which tells the form of its chunk keys.
+    """
 
     name: str
     dtype: str
     row: tuple[int, ...] = ()
+    rewrites: int = 0
+
+    def rewritten(self) -> Layout:
+        """Return the layout under which the array is written anew."""
+        return replace(self, rewrites=self.rewrites + 1)
 
     @property
     def chunk_rows(self) -> int:
@@ -50,6 +68,7 @@ class Layout:
         serializer: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
         if text:
             serializer = {"name": "vlen-utf8", "configuration": {}}
+        keys, separator = _KEYS[self.rewrites % len(_KEYS)]
         return {
             "shape": [rows, *self.row],
             "data_type": self.dtype,
@@ -57,10 +76,10 @@ class Layout:
                 "name": "regular",
                 "configuration": {"chunk_shape": [self.chunk_rows, *self.row]},
             },
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "chunk_key_encoding": {"name": keys, "configuration": {"separator": separator}},
             "fill_value": "" if text else 0,
             "codecs": [serializer, {"name": "crc32c"}],
-            "attributes": {},
+            "attributes": {"rewrites": self.rewrites} if self.rewrites else {},
             "zarr_format": 3,
             "node_type": "array",
             "storage_transformers": [],
@@ -68,7 +87,9 @@ class Layout:
 
     def chunk_file(self, root: Path, chunk: int) -> Path:
         """Name the file of one chunk (chunks span whole rows)."""
-        return root.joinpath(self.name, "c", str(chunk), *["0"] * len(self.row))
+        keys, separator = _KEYS[self.rewrites % len(_KEYS)]
+        parts = ["c"] * (keys == "default") + [str(chunk)] + ["0"] * len(self.row)
+        return root / self.name / separator.join(parts)
 
 
 @dataclass(slots=True)
@@ -100,30 +121,36 @@ class Appender:
         self.rows += len(block)
         self._changed = True
 
-    def flush(self) -> None:
-        """Write every chunk the rows reach into, and keep the last one if it is not full."""
-        if not self._changed or not self.rows:
+    def values(self) -> NDArray[Any]:
+        """(rows, …): every row, also those that wait; text comes as an object array."""
+        waiting = sum(map(len, self._tail))
+        chunks = range((self.rows - waiting) // self.layout.chunk_rows)
+        parts = [read_chunk(self.root, self.layout, c) for c in chunks] + self._tail
+        return np.concatenate([_no_rows(self.layout), *parts])
+
+    def flush(self, last: bool = True) -> None:
+        """Write every chunk the rows reach into; the last one, if not full, also stays in memory.
+
+        Without `last`, chunks that are not full only stay in memory.
+        """
+        waiting = sum(map(len, self._tail))
+        step = self.layout.chunk_rows
+        if not self._changed or not self.rows or (not last and waiting < step):
             return
         block = np.concatenate(self._tail)
-        step = self.layout.chunk_rows
-        first = (self.rows - len(block)) // step
-        for start in range(0, len(block), step):
+        first, full = (self.rows - len(block)) // step, len(block) // step * step
+        for start in range(0, len(block) if last else full, step):
             file = self.layout.chunk_file(self.root, first + start // step)
             write_whole(file, _encode(self.layout, block[start : start + step]))
-        full = len(block) // step * step
         self._tail = [block[full:].copy()] if full < len(block) else []
-        self._changed = False
+        self._changed = not last and bool(self._tail)
 
 
-def rewrite(root: Path, layout: Layout, values: Sequence[str]) -> None:
-    """Write all committed rows of a text array anew, each chunk in one step.
-
-    Only for what was blank: a reader may find some chunks filled in and others not yet.
-    """
-    block = np.asarray(values, dtype=object)
-    for chunk, start in enumerate(range(0, len(block), layout.chunk_rows)):
-        data = _encode(layout, block[start : start + layout.chunk_rows])
-        write_whole(layout.chunk_file(root, chunk), data)
+def earlier_chunks(root: Path, layout: Layout) -> Iterator[Path]:
+    """Yield the files an array has under other forms of chunk keys than its own."""
+    for form, pattern in enumerate(_FILES):
+        if form != layout.rewrites % len(_KEYS):
+            yield from (f for f in (root / layout.name).glob(pattern) if f.is_file())
 
 
 def write_whole(file: Path, data: bytes) -> None:
@@ -160,9 +187,9 @@ def read_chunk(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
         data = file.read_bytes()
     except FileNotFoundError as error:
         raise StoreError(f"{file}: a chunk of the store is missing") from error
-    body, stored = data[:-4], data[-4:]
-    if google_crc32c.value(body).to_bytes(4, "little") != stored:
-        raise StoreError(f"{file}: checksum differs; the file was damaged after it was written")
+    body, stored = data[:-_CHECKSUM], data[-_CHECKSUM:]
+    if _checksum(body) != stored:
+        raise StoreError(f"{file}: {_DIFFERS}")
     if layout.dtype == "string":
         from numcodecs.vlen import VLenUTF8
 
@@ -170,6 +197,10 @@ def read_chunk(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
     return np.frombuffer(body, dtype=np.dtype(layout.dtype).newbyteorder("<")).reshape(
         -1, *layout.row
     )
+
+
+def _no_rows(layout: Layout) -> NDArray[Any]:
+    return np.empty((0, *layout.row), dtype=object if layout.dtype == "string" else layout.dtype)
 
 
 Maps = dict[tuple[str, int], NDArray[Any]]
@@ -207,23 +238,35 @@ def map_rows(root: Path, layout: Layout, rows: int, maps: Maps) -> NDArray[Any] 
     return maps[layout.name, _ALL][:rows]
 
 
-def map_chunk(root: Path, layout: Layout, chunk: int, maps: Maps) -> NDArray[Any]:
-    """Memory-map one chunk of numbers, (chunk_rows, …), without reading or checking it."""
+def map_chunk(
+    root: Path, layout: Layout, chunk: int, maps: Maps, verify: bool = False
+) -> NDArray[Any]:
+    """Memory-map one chunk of numbers, (chunk_rows, …); with `verify`, check its checksum once.
+
+    Raises
+    ------
+    StoreError
+        The chunk is missing or cut short or, with `verify`, changed.
+    """
     if (layout.name, chunk) not in maps:
-        maps[layout.name, chunk] = _map(root, layout, chunk)
+        maps[layout.name, chunk] = _map(root, layout, chunk, verify)
     return maps[layout.name, chunk]
 
 
-def _map(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
+def _map(root: Path, layout: Layout, chunk: int, verify: bool) -> NDArray[Any]:
     file = layout.chunk_file(root, chunk)
     shape = (layout.chunk_rows, *layout.row)
     dtype = np.dtype(layout.dtype).newbyteorder("<")
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     try:
-        return np.memmap(file, dtype=dtype, mode="r", shape=shape)
+        data = np.memmap(file, dtype=np.uint8, mode="r", shape=(size + _CHECKSUM,))
     except FileNotFoundError as error:
         raise StoreError(f"{file}: a chunk of the store is missing") from error
     except ValueError as error:
         raise StoreError(f"{file}: the chunk is cut short") from error
+    if verify and _checksum(data[:size]) != data[size:].tobytes():
+        raise StoreError(f"{file}: {_DIFFERS}")
+    return data[:size].view(dtype).reshape(shape)
 
 
 def read_rows(
@@ -232,22 +275,29 @@ def read_rows(
     rows: int,
     wanted: NDArray[np.intp] | None = None,
     maps: Maps | None = None,
+    verify: bool = False,
 ) -> NDArray[Any]:
-    """Read an array of `rows` committed rows, all or those `wanted`, into memory."""
+    """Read an array of `rows` committed rows, all or those `wanted`, into memory.
+
+    With `verify`, the checksum of each chunk these rows are in is compared, unless it is in `maps`.
+    """
     maps = {} if maps is None else maps
     if layout.dtype == "string":
         chunks = range(-(-rows // layout.chunk_rows))
         parts = [read_chunk(root, layout, c)[: rows - c * layout.chunk_rows] for c in chunks]
-        text = np.concatenate([np.empty(0, dtype=object), *parts]).astype(str)
+        text = np.concatenate([_no_rows(layout), *parts]).astype(str)
         return text if wanted is None else text[wanted]
-    whole = map_rows(root, layout, rows, maps)
+    whole = None if verify else map_rows(root, layout, rows, maps)
     if whole is not None:
         native = np.dtype(layout.dtype)
         return whole.astype(native) if wanted is None else whole[wanted].astype(native, copy=False)
-    return _gathered(root, layout, np.arange(rows) if wanted is None else wanted, maps)
+    wanted = np.arange(rows) if wanted is None else np.asarray(wanted, dtype=np.intp)
+    return _gathered(root, layout, wanted, maps, verify)
 
 
-def _gathered(root: Path, layout: Layout, wanted: NDArray[np.intp], maps: Maps) -> NDArray[Any]:
+def _gathered(
+    root: Path, layout: Layout, wanted: NDArray[np.intp], maps: Maps, verify: bool
+) -> NDArray[Any]:
     """Read rows chunk by chunk."""
     step = layout.chunk_rows
     out = np.empty((len(wanted), *layout.row), dtype=layout.dtype)
@@ -256,7 +306,7 @@ def _gathered(root: Path, layout: Layout, wanted: NDArray[np.intp], maps: Maps) 
     bounds = np.searchsorted(wanted[order], np.arange(chunks + 1) * step)
     for c in map(int, np.flatnonzero(np.diff(bounds))):
         places = order[bounds[c] : bounds[c + 1]]
-        out[places] = map_chunk(root, layout, c, maps)[wanted[places] - c * step]
+        out[places] = map_chunk(root, layout, c, maps, verify)[wanted[places] - c * step]
     return out
 
 
@@ -270,5 +320,9 @@ def _encode(layout: Layout, block: NDArray[Any]) -> bytes:
         widths = [(0, missing)] + [(0, 0)] * len(layout.row)
         dtype = np.dtype(layout.dtype).newbyteorder("<")
         body = np.pad(block, widths).astype(dtype, copy=False).tobytes()
-    checksum: int = google_crc32c.value(body)
-    return body + checksum.to_bytes(4, "little")
+    return body + _checksum(body)
+
+
+def _checksum(body: bytes | NDArray[np.uint8]) -> bytes:
+    value: int = google_crc32c.value(body)
+    return value.to_bytes(_CHECKSUM, "little")

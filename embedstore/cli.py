@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedstore import cli_backbones, cli_check, cli_extract, cli_view
+from embedstore import cli_backbones, cli_check, cli_export, cli_extract, cli_view
 from embedstore.cli_console import err, out, say, tell_failures
 from embedstore.errors import DataError, EmbedstoreError, ManifestError, UsageError
 
@@ -42,6 +42,7 @@ def options(
 app.command()(cli_extract.extract)
 app.command()(cli_view.view)
 app.command()(cli_check.check)
+app.command()(cli_export.export)
 
 
 @app.command()
@@ -211,7 +212,7 @@ def _one_line(text: str) -> str:
 
 def _specs(store: Store, names: list[str] | None) -> list[Spec]:
     named = [store.find(name) for name in names] if names else store.specs.values()
-    specs = [s for s in dict.fromkeys(named) if store.rows(f"embeddings/{s.key}/vectors")]
+    specs = [s for s in dict.fromkeys(named) if store.count(s)]
     if not specs:
         which = f" of {', '.join(names)}" if names else ""
         raise DataError(f"{store.path}: holds no vectors{which} yet; run `embedstore extract`")
@@ -230,7 +231,7 @@ def _info(store: Store, labels: dict[str, dict[str, int]]) -> dict[str, Any]:
         "embeddings": {
             key: {
                 "spec": spec.to_dict(),
-                "vectors": store.rows(f"embeddings/{key}/vectors"),
+                "vectors": store.count(spec),
                 "provenance": store.provenance[key],
             }
             for key, spec in store.specs.items()

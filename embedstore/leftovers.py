@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedstore.chunks import TEMPORARY, Layout
+from embedstore.commit import layout_of
 from embedstore.errors import StoreError
 from embedstore.lock import lock_of
-from embedstore.store import Store, layout_of
+from embedstore.store import Store
 
 COPY = "put it back from a copy of the store"
 _LEFT = "left by a stopped run"
 _LEAVE = "harmless, --repair removes it"
-_OURS = re.compile(r"(?:samples|embeddings|pixels|failures)/(?:.+/)?(?:zarr\.json|c/\d+(?:/0)*)")
+_OURS = re.compile(
+    r"(?:samples|embeddings|pixels|failures)/(?:.+/)?(?:zarr\.json|c/\d+(?:/0)*|c\.\d+(?:\.0)*|\d+(?:\.0)*)"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,37 +6,49 @@
       zarr.json               the commit: what exists, and the metadata of every array
       samples/<column>        (N,) string: id, path, group, exam, view, laterality, split
       samples/labels/<name>   (N,) string, "" where unknown
+      samples/deleted         (m,) int64: samples that are there no more, by their row
       embeddings/<Spec.key>/
         vectors               (n, d) float32 or float16
         rows                  (n,) int64: the sample each vector belongs to
         digests               (n, 16) uint8: leading half of the file's sha256
         cut                   (n,) float32: share of the breast a centre crop cut away
+        stat                  (n, 2) int64: bytes and mtime (ns) of the file when it was read, or 0
+        dropped               (k,) int64: places in these arrays that hold nothing any more
       pixels/<Recipe.pixel_key>/<kind>/
         values                (n, H, W[, 3]) uint8 or uint16, as the kind says: the model's pictures
-        rows, digests, cut    as above
+        rows, digests, cut, stat, dropped    as above
       failures/<column>       id, path, stage, reason, spec
+      failures/dropped        as above
 
 A commit is one atomic replacement of the root ``zarr.json``, whose consolidated metadata holds
 every array's length, after all chunk files it covers are in place. Rows past it do not exist, so a
 killed run loses only what came since, and the next one writes over it.
+
+`Store.array` and `Store.rows` are raw: they show deleted samples and dropped vectors too, and row
+numbers are places in the raw table. All else shows what is visible only.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.chunks import Layout, Maps, read_rows
-from embedstore.errors import StoreError, UsageError
+from embedstore.chunks import Layout, Maps, map_rows, read_rows
+from embedstore.commit import layout_of, read_root, stamp_of
+from embedstore.errors import DataError, StoreError, UsageError
 from embedstore.types import Embeddings, Pixels, Recipe, Spec
 
-FORMAT = 2
+if TYPE_CHECKING:
+    import polars as pl
+
+    from embedstore.dataset import Part, StoreDataset
+
 SAMPLE_COLUMNS = ("id", "path", "group", "exam", "view", "laterality", "split")
 FAILURE_COLUMNS = ("id", "path", "stage", "reason", "spec")
 NOTICEABLE = 0.01
@@ -56,11 +68,15 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A picture as a recipe made it, the digest of its file, and what the recipe cut away."""
+    """A picture as a recipe made it, the digest of its file, and what the recipe cut away.
+
+    `stat` is size in bytes and mtime in ns of the file when it was read; zeros are unknown.
+    """
 
     digest: bytes
     picture: Pixels
     cut: float
+    stat: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +88,19 @@ class Store:
     specs: Mapping[str, Spec]
     provenance: Mapping[str, Mapping[str, Any]]
     commit: int
+    verify: bool = False
+    _root: tuple[int, int] = field(default=(0, 0), repr=False, compare=False)
     _maps: Maps = field(default_factory=dict, repr=False, compare=False)
+    _orders: dict[str, tuple[NDArray[np.intp], NDArray[np.intp]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
-    def open(cls, path: Path | str) -> Store:
+    def open(cls, path: Path | str, verify: bool = False) -> Store:
         """Open for reading; never waits for a writer.
+
+        With `verify`, the checksum of every chunk is compared when it is first read from; damage
+        is a `StoreError` that names the file. (That of text always is.)
 
         Raises
         ------
@@ -84,6 +108,7 @@ class Store:
             Nothing is there, or it is not a store of this format.
         """
         path = Path(path)
+        stamp = stamp_of(path)
         root = read_root(path)
         state = root["attributes"]["embedstore"]
         entries = state["embeddings"]
@@ -93,22 +118,122 @@ class Store:
             {key: Spec.from_dict(entry["spec"]) for key, entry in entries.items()},
             {key: entry["provenance"] for key, entry in entries.items()},
             state["commit"],
+            verify,
+            stamp,
+        )
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Any, ...]]:
+        """Pickle without what is mapped: another process maps the files for itself."""
+        return Store, (
+            *(self.path, self.arrays, self.specs, self.provenance, self.commit, self.verify),
+            self._root,
         )
 
     def __len__(self) -> int:
         """Count the samples."""
-        return self.rows("samples/id")
+        return len(self.visible)
 
     def rows(self, array: str) -> int:
         """Count the committed rows of one array, 0 where it does not exist."""
         return int(self.arrays[array]["shape"][0]) if array in self.arrays else 0
 
     def array(self, name: str, wanted: NDArray[np.intp] | None = None) -> NDArray[Any]:
-        """Read one array into memory, all of it or the rows `wanted`."""
+        """Read one array into memory, all of it or the rows `wanted`.
+
+        Raises
+        ------
+        StoreError
+            There is none, a chunk is missing or damaged, or the array was written anew since the
+            store was opened and its chunks of then are gone.
+        """
+        layout = self._layout(name)
+        with self._as_committed(layout):
+            return read_rows(self.path, layout, self.rows(name), wanted, self._maps, self.verify)
+
+    def _mapped(self, name: str) -> NDArray[Any] | None:
+        """Memory-map an array, read-only; None where that cannot be, or must be verified."""
+        layout = self._layout(name)
+        with self._as_committed(layout):
+            return None if self.verify else map_rows(self.path, layout, self.rows(name), self._maps)
+
+    def _layout(self, name: str) -> Layout:
         if name not in self.arrays:
             raise StoreError(f"{self.path}: no array {name!r}")
-        layout = layout_of(name, self.arrays[name])
-        return read_rows(self.path, layout, self.rows(name), wanted, self._maps)
+        return layout_of(name, self.arrays[name])
+
+    @contextmanager
+    def _as_committed(self, layout: Layout) -> Iterator[None]:
+        """Refuse what is read in the block if it may be of another commit."""
+        mapped = len(self._maps)
+        try:
+            yield
+        except StoreError:
+            self._refuse_rewritten(layout, 1)
+            raise
+        if layout.dtype == "string" or len(self._maps) > mapped:
+            self._refuse_rewritten(layout, 2)
+
+    def _refuse_rewritten(self, layout: Layout, times: int) -> None:
+        """Raise if the array was written anew so often that these may be chunks of another commit.
+
+        After one time the chunks of this commit are as they were, or gone.
+        """
+        if stamp_of(self.path) == self._root:
+            return
+        now = read_root(self.path)["consolidated_metadata"]["metadata"].get(layout.name)
+        if now is None or layout_of(layout.name, now).rewrites >= layout.rewrites + times:
+            raise StoreError(
+                f"{self.path}: {layout.name} was written anew since the store was opened; "
+                f"open it again"
+            )
+
+    @property
+    def visible(self) -> NDArray[np.intp]:
+        """(len,) raw row numbers of the samples that are not deleted."""
+        shown = np.ones(self.rows("samples/id"), dtype=bool)
+        shown[self._listed("samples/deleted")] = False
+        return np.flatnonzero(shown)
+
+    @property
+    def deleted(self) -> frozenset[str]:
+        """Ids of the deleted samples; `compact` forgets them."""
+        rows = np.unique(self._listed("samples/deleted"))
+        return frozenset(self.array("samples/id", rows).tolist()) if len(rows) else frozenset()
+
+    def places(self, prefix: str) -> NDArray[np.intp]:
+        """(n,) places in the arrays of one set whose vectors or pictures are visible.
+
+        `prefix` is ``embeddings/<key>`` or ``pixels/<key>/<kind>``.
+        """
+        shown = np.ones(self.rows(f"{prefix}/rows"), dtype=bool)
+        shown[self._listed(f"{prefix}/dropped")] = False
+        if len(gone := self._listed("samples/deleted")):
+            shown &= ~np.isin(self.array(f"{prefix}/rows"), gone)
+        return np.flatnonzero(shown)
+
+    def sets_of(self, spec: Spec) -> tuple[str, ...]:
+        """Return the prefixes of the sets there are of a Spec: its vectors, pictures of its recipe.
+
+        As `places` takes them.
+        """
+        ours = (f"embeddings/{spec.key}/", f"pixels/{spec.recipe.pixel_key}/")
+        return tuple(
+            n.removesuffix("/rows")
+            for n in self.arrays
+            if n.startswith(ours) and n.endswith("/rows")
+        )
+
+    def embedded(self, spec: Spec) -> NDArray[np.int64]:
+        """(n,) raw row number of the sample of each vector, in the order they were written."""
+        prefix = f"embeddings/{spec.key}"
+        return self.array(f"{prefix}/rows", self.places(prefix))
+
+    def count(self, spec: Spec) -> int:
+        """Count the vectors."""
+        return len(self.places(f"embeddings/{spec.key}"))
+
+    def _listed(self, name: str) -> NDArray[np.intp]:
+        return self.array(name) if self.rows(name) else np.empty(0, dtype=np.intp)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -117,22 +242,31 @@ class Store:
         return tuple(n.removeprefix(prefix) for n in self.arrays if _is(n, prefix, "array", self))
 
     def column(self, name: str) -> NDArray[np.str_]:
-        """(N,) str: a label, or one of id, path, group, exam, view, laterality, split."""
+        """(len,) str: a label, or one of id, path, group, exam, view, laterality, split."""
+        values = self.array(self.column_array(name))
+        return values[self.visible] if self.rows("samples/deleted") else values
+
+    def column_array(self, name: str) -> str:
+        """Return the array of a column; `UsageError` where there is no such column."""
         if name in self.labels:
-            return self.array(f"samples/labels/{name}")
+            return f"samples/labels/{name}"
         if name in SAMPLE_COLUMNS:
-            return self.array(f"samples/{name}")
+            return f"samples/{name}"
         known = ", ".join((*self.labels, *SAMPLE_COLUMNS))
         raise UsageError(f"{self.path}: no column {name!r}; there are {known}")
 
-    def find(self, backbone: str) -> Spec:
+    def find(self, backbone: Spec | str) -> Spec:
         """Return the one Spec of that backbone name or key (or leading part of a key).
+
+        Wherever a method takes a Spec or a string, this is what the string means.
 
         Raises
         ------
         UsageError
             There is none, or more than one.
         """
+        if isinstance(backbone, Spec):
+            backbone = backbone.key
         found = [
             spec
             for key, spec in self.specs.items()
@@ -144,45 +278,159 @@ class Store:
         trouble = "no embeddings" if not found else f"{len(found)} sets of embeddings"
         raise UsageError(f"{self.path}: {trouble} of {backbone!r}; there are: {listed or 'none'}")
 
-    def vectors(self, spec: Spec, wanted: NDArray[np.intp] | None = None) -> NDArray[Any]:
-        """(n, d) in the stored type, in the order they were written."""
-        return self.array(f"embeddings/{spec.key}/vectors", wanted)
+    def aligned(self, spec: Spec) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """(n,) raw rows, ascending, of the samples with a vector, and (n,) where each lies."""
+        if spec.key not in self._orders:
+            prefix = f"embeddings/{spec.key}"
+            places = self.places(prefix)
+            rows = self.array(f"{prefix}/rows", places).astype(np.intp)
+            if (rows[1:] < rows[:-1]).any():
+                order = np.argsort(rows, kind="stable")
+                rows, places = rows[order], places[order]
+            self._orders[spec.key] = rows, places
+        return self._orders[spec.key]
 
-    def read(self, spec: Spec) -> Embeddings:
+    def rows_of(self, *backbones: Spec | str) -> NDArray[np.intp]:
+        """(n,) raw rows, ascending, of the samples with a vector of each; of all, without any."""
+        rows = self.visible
+        for backbone in backbones:
+            rows = rows[np.isin(rows, self.aligned(self.find(backbone))[0])]
+        return rows
+
+    def table(self, *backbones: Spec | str) -> pl.DataFrame:
+        """Return the samples as a polars DataFrame: id, path, group (patient), …, and the labels.
+
+        With backbones, only the samples that have a vector of each, so that row i of
+        ``table("b")`` is row i of ``vectors("b")``. What is unknown is null. A label whose every
+        known value is a number is a column of numbers; ids and all else stay text.
+        """
+        from embedstore.table import frame
+
+        rows = self.rows_of(*backbones)
+        names = (*SAMPLE_COLUMNS, *self.labels)
+        columns = {n: self.array(self.column_array(n), rows).tolist() for n in names}
+        return frame(columns, self.labels)
+
+    def vectors(self, backbone: Spec | str, ids: Iterable[str] | None = None) -> NDArray[Any]:
+        """(n, d) in the stored type: row i belongs to row i of ``table(backbone)``.
+
+        Nothing is copied where the vectors lie on the disk in the order of the table, as
+        extraction leaves them: the array is the files themselves, memory-mapped and read-only. It
+        is a copy in memory where some were written later or are gone in between, with `verify`,
+        and where a chunk is no whole number of pages.
+
+        Parameters
+        ----------
+        ids
+            Sample ids, to take these vectors in this order (a copy): a column of any table.
+
+        Raises
+        ------
+        UsageError
+            There are no such embeddings, or none of a sample asked for.
+        """
+        spec = self.find(backbone)
+        rows, places = self.aligned(spec)
+        name = f"embeddings/{spec.key}/vectors"
+        if ids is not None:
+            return self.array(name, places[self._positions(spec, rows, ids)])
+        first, n = int(places[0]) if len(places) else 0, len(places)
+        whole = self._mapped(name) if np.array_equal(places, np.arange(first, first + n)) else None
+        return self.array(name, places) if whole is None else whole[first : first + n]
+
+    def _positions(self, spec: Spec, rows: NDArray[np.intp], ids: Iterable[str]) -> list[int]:
+        index = {v: at for at, v in enumerate(self.array("samples/id", rows).tolist())}
+        try:
+            return [index[i] for i in ids]
+        except KeyError as error:
+            raise UsageError(
+                f"{self.path}: no vector of {spec.backbone} of a sample {error.args[0]!r}"
+            ) from error
+
+    def dataset(
+        self,
+        backbone: Spec | str,
+        label: str | None = None,
+        split: str | None = None,
+        order: tuple[str, ...] = (),
+        pixels: bool = False,
+    ) -> StoreDataset:
+        """Return a torch ``Dataset`` of vectors, or of the pictures kept with ``--keep-pixels``.
+
+        Samples without a vector, picture or known label are left out.
+
+        Parameters
+        ----------
+        label
+            Items are then pairs with a class number, which is the place in `order`, else in the
+            sorted classes of the whole store, so that it is the same in every split.
+        split
+            Only samples of that ``split``.
+        pixels
+            (c, H, W) tensors, as the backbone's recipe makes them, in place of (d,) vectors.
+
+        Raises
+        ------
+        UsageError
+            There is no such column, or no such embeddings.
+        DataError
+            Nothing is left, or `order` leaves a class out.
+        """
+        from embedstore.dataset import dataset
+
+        spec = self.find(backbone)
+        if not pixels:
+            parts = [(f"embeddings/{spec.key}/vectors", *self.aligned(spec))]
+            return dataset(self, parts, label, split, order)
+        if not (parts := self._pictures(spec.recipe)):
+            raise DataError(
+                f"{self.path}: no pictures kept of recipe {spec.recipe}; "
+                f"run `embedstore extract --keep-pixels`"
+            )
+        return dataset(self, parts, label, split, order, spec.recipe)
+
+    def read(self, backbone: Spec | str) -> Embeddings:
         """Everything of one Spec, with every column of the sample table, in the table's order."""
-        rows = self.array(f"embeddings/{spec.key}/rows").astype(np.intp)
-        order = np.argsort(rows, kind="stable")
-        rows = rows[order]
+        spec = self.find(backbone)
+        prefix = f"embeddings/{spec.key}"
+        rows, places = self.aligned(spec)
         columns = {
-            name: self.column(name)[rows]
+            name: self.array(self.column_array(name), rows)
             for name in (*SAMPLE_COLUMNS, *self.labels)
-            if name not in {"id", "group"}
         }
         return Embeddings(
             spec,
-            self.column("id")[rows],
-            self.vectors(spec)[order],
-            self.column("group")[rows],
-            self.array(f"embeddings/{spec.key}/digests")[order],
+            columns.pop("id"),
+            self.array(f"{prefix}/vectors", places),
+            columns.pop("group"),
+            self.array(f"{prefix}/digests", places),
             columns,
         )
 
     def kept(self, recipe: Recipe) -> KeptPixels:
         """Return the pictures kept of a recipe, whatever its mean and std; perhaps none."""
-        prefix = f"pixels/{recipe.pixel_key}/"
-        kinds = [n for n in self.arrays if n.startswith(prefix) and n.endswith("/values")]
-        places = {
-            int(row): (name.removesuffix("/values"), at)
-            for name in kinds
-            for at, row in enumerate(self.array(name.replace("/values", "/rows")))
-        }
-        return KeptPixels(self, places)
+        found: dict[int, tuple[str, int]] = {}
+        for name, rows, places in self._pictures(recipe):
+            prefix = name.removesuffix("/values")
+            pairs = zip(rows.tolist(), places.tolist(), strict=True)
+            found |= {row: (prefix, at) for row, at in pairs}
+        return KeptPixels(self, found)
 
-    def notes(self, spec: Spec) -> tuple[str, ...]:
+    def _pictures(self, recipe: Recipe) -> list[Part]:
+        """Return the arrays of pictures of a recipe: name, raw rows of samples, and places."""
+        start = f"pixels/{recipe.pixel_key}/"
+        kinds = [n for n in self.arrays if n.startswith(start) and n.endswith("/values")]
+        prefixes = [n.removesuffix("/values") for n in kinds]
+        places = [self.places(prefix) for prefix in prefixes]
+        rows = [self.array(f"{p}/rows", at) for p, at in zip(prefixes, places, strict=True)]
+        return list(zip(kinds, rows, places, strict=True))
+
+    def notes(self, backbone: Spec | str) -> tuple[str, ...]:
         """Return what must be said wherever results of these vectors are shown."""
+        spec = self.find(backbone)
         said = self.provenance[spec.key].get("note", "")
-        name = f"embeddings/{spec.key}/cut"
-        cut = self.array(name) if self.rows(name) else np.zeros(1)
+        places = self.places(f"embeddings/{spec.key}")
+        cut = self.array(f"embeddings/{spec.key}/cut", places) if len(places) else np.zeros(1)
         if cut.mean() < NOTICEABLE:
             return (said,) if said else ()
         lost = (
@@ -193,18 +441,27 @@ class Store:
 
     def failures(self) -> list[Failure]:
         """Images with no vector, leaving out those that succeeded later."""
-        if "failures/id" not in self.arrays:
-            return []
-        columns = [self.array(f"failures/{c}").tolist() for c in FAILURE_COLUMNS]
-        found = {(row[0], row[4]): Failure(*row) for row in zip(*columns, strict=True)}
-        done = {key: set(self._done_ids(key)) for key in {spec for _, spec in found}}
-        return [failure for (i, key), failure in found.items() if i not in done[key]]
+        return list(self.failed().values())
 
-    def _done_ids(self, key: str) -> list[str]:
-        if f"embeddings/{key}/rows" not in self.arrays:
-            return []
-        ids: list[str] = self.column("id")[self.array(f"embeddings/{key}/rows")].tolist()
-        return ids
+    def failed(self) -> dict[int, Failure]:
+        """Map places in the table of failures to what `failures` shows."""
+        if not self.rows("failures/id"):
+            return {}
+        columns = [self.array(f"failures/{c}").tolist() for c in FAILURE_COLUMNS]
+        every = [Failure(*row) for row in zip(*columns, strict=True)]
+        dropped = set(self._listed("failures/dropped").tolist())
+        last = {(f.id, f.spec): at for at, f in enumerate(every) if at not in dropped}
+        done = {key: self._done_ids(key) for key in {spec for _, spec in last}}
+        gone = self.deleted
+        shown = (at for (i, key), at in last.items() if i not in done[key] and i not in gone)
+        return {at: every[at] for at in shown}
+
+    def _done_ids(self, key: str) -> set[str]:
+        prefix = f"embeddings/{key}"
+        if f"{prefix}/rows" not in self.arrays:
+            return set()
+        rows = self.array(f"{prefix}/rows", self.places(prefix))
+        return set(self.array("samples/id", rows).tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,42 +473,26 @@ class KeptPixels:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """(n,) rows of the samples whose pictures are kept."""
+        """(n,) raw row numbers of the samples whose pictures are kept."""
         return np.fromiter(self._places, dtype=np.int64, count=len(self._places))
 
-    def read(self, row: int) -> Kept:
-        """Return the picture of one sample; KeyError where it is not kept."""
-        prefix, at = self._places[row]
-        wanted = np.array([at], dtype=np.intp)
-        values, digests, cut = (
-            self.store.array(f"{prefix}/{name}", wanted)[0] for name in ("values", "digests", "cut")
-        )
-        return Kept(digests.tobytes(), values, float(cut))
-
-
-def read_root(path: Path) -> dict[str, Any]:
-    """Return the root ``zarr.json`` of a store; `StoreError` where `path` is none."""
-    try:
-        root: dict[str, Any] = json.loads((path / "zarr.json").read_bytes())
-        version = root["attributes"]["embedstore"]["format"]
-    except FileNotFoundError as error:
-        trouble = "is not an embedstore store" if path.exists() else "no such store"
-        raise StoreError(f"{path}: {trouble}; make one with `embedstore extract`") from error
-    except NotADirectoryError as error:
-        raise StoreError(f"{path}: is a file, not a store") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: a Zarr folder that embedstore did not make") from error
-    if version != FORMAT:
-        raise StoreError(
-            f"{path}: store format {version}, {FORMAT} is read here; extract into a new store"
-        )
-    return root
+    def read(self, rows: Sequence[int]) -> list[Kept]:
+        """Return the pictures of the samples of these raw rows; KeyError where one is not kept."""
+        kinds: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            kinds.setdefault(self._places[row][0], []).append(place)
+        found: dict[int, Kept] = {}
+        for prefix, places in kinds.items():
+            at = np.array([self._places[rows[p]][1] for p in places], dtype=np.intp)
+            values, digests, cut, stat = (
+                self.store.array(f"{prefix}/{name}", at)
+                for name in ("values", "digests", "cut", "stat")
+            )
+            for n, place in enumerate(places):
+                size, time = stat[n].tolist()
+                found[place] = Kept(digests[n].tobytes(), values[n], float(cut[n]), (size, time))
+        return [found[place] for place in range(len(rows))]
 
 
 def _is(name: str, prefix: str, kind: str, store: Store) -> bool:
     return name.startswith(prefix) and store.arrays[name]["node_type"] == kind
-
-
-def layout_of(name: str, metadata: Mapping[str, Any]) -> Layout:
-    """Return the layout an array's ``zarr.json`` describes."""
-    return Layout(name, metadata["data_type"], tuple(metadata["shape"][1:]))

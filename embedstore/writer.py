@@ -8,8 +8,7 @@ killed run loses only what came since, and the next one writes over it.
 from __future__ import annotations
 
 import errno
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,18 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.chunks import TEMPORARY, Appender, Layout, rewrite, write_whole
+from embedstore.chunks import TEMPORARY, Appender, Layout, earlier_chunks, write_whole
+from embedstore.commit import FORMAT, as_json, groups_above, layout_of, read_root, root_of
 from embedstore.errors import StoreError
 from embedstore.lock import lock_of, write_lock
 from embedstore.store import (
     FAILURE_COLUMNS,
-    FORMAT,
     SAMPLE_COLUMNS,
     Failure,
     Kept,
     Store,
-    layout_of,
-    read_root,
 )
 from embedstore.types import Recipe, Sample, Spec
 
@@ -39,7 +36,11 @@ _OF_EACH_IMAGE: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("rows", "int64", ()),
     ("digests", "uint8", (16,)),
     ("cut", "float32", ()),
+    ("stat", "int64", (2,)),
 )
+
+
+_SETS = ("embeddings/", "pixels/")
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class Writer:
     path: Path
     _appenders: dict[str, Appender] = field(default_factory=dict)
     _state: dict[str, Any] = field(default_factory=dict)
+    _arrays: dict[str, Any] = field(default_factory=dict)  # as of the last commit
     _on_disk: dict[str, Any] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
@@ -114,24 +116,46 @@ class Writer:
         self._appenders[f"samples/labels/{name}"].append(values)
 
     def fill_label(self, name: str, values: Sequence[str]) -> None:
-        """Fill in blanks of a label column, one value for each committed sample.
-
-        This takes effect at once: what was known stays, so that it needs no commit.
+        """Fill in blanks of a label column, one value for each sample there is.
 
         Raises
         ------
         StoreError
             A value that is known would change, or the disk refuses.
         """
-        known = self.store().column(name).tolist()
+        array = f"samples/labels/{name}"
+        known = self._appenders[array].values().tolist()
         if any(old not in {"", new} for old, new in zip(known, values, strict=True)):
             raise StoreError(f"{self.path}: values of {name!r} would change, not be filled in")
-        layout = self._appenders[f"samples/labels/{name}"].layout
+        self.rewrite(array, [values])
+
+    def rewrite(self, array: str, blocks: Iterable[NDArray[Any] | Sequence[str]]) -> None:
+        """Write a committed array anew, of other rows, to be seen with the next commit.
+
+        Readers of this commit keep the rows it has; those of earlier ones are told to open the
+        store again. Memory holds one block and one chunk.
+
+        Raises
+        ------
+        StoreError
+            The disk is full or refuses, and the array stays as it was; or it has been written
+            anew since the last commit.
+        """
+        layout = self._appenders[array].layout
+        if array not in self._arrays or layout_of(array, self._arrays[array]) != layout:
+            raise StoreError(f"{self.path}: {array} is to be committed before it is written anew")
+        fresh = Appender(self.path, layout.rewritten(), 0)
         try:
-            rewrite(self.path, layout, values)
+            # a client that opens the array alone must not be left without its chunks
+            self._describe({array: self._arrays[array]})
+            for file in list(earlier_chunks(self.path, layout)):
+                file.unlink()
+            for block in blocks:
+                fresh.append(block)
+                fresh.flush(last=False)
         except OSError as error:
             raise _disk_error(self.path, error) from error
-        self._appenders[layout.name] = Appender(self.path, layout, len(known))
+        self._appenders[array] = fresh
 
     def add_spec(self, spec: Spec, provenance: Mapping[str, Any]) -> None:
         """Make room for the vectors of a Spec; nothing happens where it has vectors."""
@@ -143,8 +167,16 @@ class Writer:
             "provenance": dict(provenance),
         }
         for name, dtype, row in (("vectors", spec.dtype, (spec.dim,)), *_OF_EACH_IMAGE):
-            layout = Layout(f"{prefix}/{name}", dtype, row)
-            self._appenders[layout.name] = Appender(self.path, layout, 0)
+            self._open(f"{prefix}/{name}", dtype, row)
+
+    def note_run(self, spec: Spec, run: Mapping[str, Any]) -> None:
+        """Note a run that made vectors of a Spec, in place of what was noted of its beginning.
+
+        Its provenance lists all ``runs``; one is told from another by when it ``started``.
+        """
+        made = self._state["embeddings"][spec.key]["provenance"]
+        others = [r for r in made.get("runs", ()) if r["started"] != run["started"]]
+        made["runs"] = [*others, dict(run)]
 
     def append(
         self,
@@ -153,16 +185,19 @@ class Writer:
         vectors: NDArray[np.floating[Any]],
         digests: NDArray[np.uint8],
         cut: NDArray[np.float32] | None = None,
+        stat: NDArray[np.int64] | None = None,
     ) -> None:
         """Append vectors (n, d), the samples they belong to (n,), and file digests (n, 16).
 
         `cut`, (n,), is the share of the breast that the recipe cut away; by default none.
+        `stat`, (n, 2), is size in bytes and mtime in ns of each file when it was read; zeros,
+        the default, are unknown.
         """
         cut = np.zeros(len(rows), dtype=np.float32) if cut is None else cut
-        if not len(rows) == len(vectors) == len(digests) == len(cut):
-            counts = f"{len(rows)} rows, {len(vectors)} vectors, {len(digests)} digests"
-            raise StoreError(f"{counts}, {len(cut)} cuts")
-        values = {"vectors": vectors, "rows": rows, "digests": digests, "cut": cut}
+        stat = np.zeros((len(rows), 2), dtype=np.int64) if stat is None else stat
+        values = {"rows": rows, "vectors": vectors, "digests": digests, "cut": cut, "stat": stat}
+        if len({len(block) for block in values.values()}) > 1:
+            raise StoreError(", ".join(f"{len(block)} {name}" for name, block in values.items()))
         for name, block in values.items():
             self._appenders[f"embeddings/{spec.key}/{name}"].append(block)
 
@@ -178,13 +213,41 @@ class Writer:
             if f"{prefix}/values" not in self._appenders:
                 own = ("values", str(values.dtype), values.shape[1:])
                 for name, dtype, row in (own, *_OF_EACH_IMAGE):
-                    layout = Layout(f"{prefix}/{name}", dtype, row)
-                    self._appenders[layout.name] = Appender(self.path, layout, 0)
+                    self._open(f"{prefix}/{name}", dtype, row)
             digests = np.frombuffer(b"".join(k.digest for k in some), np.uint8).reshape(-1, 16)
             self._appenders[f"{prefix}/values"].append(values)
             self._appenders[f"{prefix}/rows"].append(rows[places])
             self._appenders[f"{prefix}/digests"].append(digests)
             self._appenders[f"{prefix}/cut"].append(np.array([k.cut for k in some], np.float32))
+            stat = np.array([k.stat for k in some], np.int64).reshape(-1, 2)
+            self._appenders[f"{prefix}/stat"].append(stat)
+
+    def drop(self, rows: NDArray[np.int64]) -> None:
+        """Hide all that was made of these samples so far: vectors, pictures, failures.
+
+        What is appended afterwards is shown; so a file that changed gets new vectors, in the same
+        commit if need be. The samples stay. Give all rows at once: each call reads the sets' rows.
+        """
+        for array in [n for n in self._appenders if n.startswith(_SETS) and n.endswith("/rows")]:
+            of = self._appenders[array].values()
+            self._hide(array.replace("/rows", "/dropped"), np.flatnonzero(np.isin(of, rows)))
+        if "failures/id" in self._appenders and len(rows):
+            ids = self._appenders["samples/id"].values()[rows].tolist()
+            failed = self._appenders["failures/id"].values().tolist()
+            gone = set(ids)
+            places = [n for n, sample_id in enumerate(failed) if sample_id in gone]
+            self._hide("failures/dropped", np.array(places, dtype=np.int64))
+
+    def delete(self, rows: NDArray[np.int64]) -> None:
+        """Hide samples, with all there is of them, from every reader of later commits."""
+        self._hide("samples/deleted", np.asarray(rows, dtype=np.int64))
+
+    def _hide(self, array: str, places: NDArray[np.int64]) -> None:
+        hidden = self._appenders[array].values() if array in self._appenders else ()
+        fresh = np.setdiff1d(places, hidden)
+        if len(fresh):
+            self._open(array, "int64")
+            self._appenders[array].append(fresh)
 
     def add_failures(self, failures: Sequence[Failure]) -> None:
         """Append to the table of failures."""
@@ -206,20 +269,30 @@ class Writer:
                 appender.flush()
             state = {**self._state, "commit": self._state["commit"] + 1}
             arrays = {n: a.layout.metadata(a.rows) for n, a in sorted(self._appenders.items())}
-            write_whole(self.path / "zarr.json", _root(state, arrays))
-            self._state = state
-            # for clients that open one array without the root; they lag, they never run ahead
-            for name, metadata in {**_groups(arrays), **arrays}.items():
-                if self._on_disk.get(name) != metadata:
-                    write_whole(self.path / name / "zarr.json", _json(metadata))
-                    self._on_disk[name] = metadata
+            write_whole(self.path / "zarr.json", root_of(state, arrays))
+            self._state, self._arrays = state, arrays
+            self._describe({**groups_above(arrays), **arrays})
         except OSError as error:
             raise _disk_error(self.path, error) from error
 
+    def _describe(self, nodes: Mapping[str, Any]) -> None:
+        """Write what arrays and groups say of themselves, for clients that open no root.
+
+        They lag behind the root, they never run ahead.
+        """
+        for name, metadata in nodes.items():
+            if self._on_disk.get(name) != metadata:
+                write_whole(self.path / name / "zarr.json", as_json(metadata))
+                self._on_disk[name] = metadata
+
     def _open_columns(self, names: Sequence[str], prefix: str) -> None:
         for name in names:
-            layout = Layout(f"{prefix}/{name}", "string")
-            self._appenders[layout.name] = Appender(self.path, layout, 0)
+            self._open(f"{prefix}/{name}", "string")
+
+    def _open(self, array: str, dtype: str, row: tuple[int, ...] = ()) -> None:
+        # one that is there keeps count of its rewrites
+        if array not in self._appenders:
+            self._appenders[array] = Appender(self.path, Layout(array, dtype, row), 0)
 
     def _resume(self) -> None:
         for leftover in self.path.rglob(f"{TEMPORARY}*"):
@@ -228,6 +301,7 @@ class Writer:
         self._state = root["attributes"]["embedstore"]
         for name, metadata in root["consolidated_metadata"]["metadata"].items():
             if metadata["node_type"] == "array":
+                self._arrays[name] = metadata
                 layout = layout_of(name, metadata)
                 self._appenders[name] = Appender(self.path, layout, metadata["shape"][0])
 
@@ -247,32 +321,6 @@ def refuse_foreign(path: Path) -> None:
 def _holds_anything(path: Path) -> bool:
     # but for what a first commit that was cut short leaves
     return any(TEMPORARY not in p.name for p in path.iterdir())
-
-
-def _groups(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata of every group above an array."""
-    names = {p.as_posix() for n in arrays for p in Path(n).parents if p != Path()}
-    return {n: {"attributes": {}, "zarr_format": 3, "node_type": "group"} for n in sorted(names)}
-
-
-def _root(state: Mapping[str, Any], arrays: Mapping[str, Any]) -> bytes:
-    return _json(
-        {
-            "attributes": {"embedstore": state},
-            "zarr_format": 3,
-            "node_type": "group",
-            "consolidated_metadata": {
-                "kind": "inline",
-                "must_understand": False,
-                # sorted: zarr-python takes siblings that do not stand together for missing
-                "metadata": dict(sorted({**_groups(arrays), **arrays}.items())),
-            },
-        }
-    )
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, indent=1).encode()
 
 
 def _disk_error(path: Path, error: OSError) -> StoreError:

@@ -61,7 +61,7 @@ def info_table(store: Store) -> Table:
         table.add_row(
             escape(spec.backbone),
             key,
-            f"{store.rows(f'embeddings/{key}/vectors')} x {spec.dim}",
+            f"{store.count(spec)} x {spec.dim}",
             spec.dtype,
             f"{spec.recipe} ({spec.recipe.key})",
             spec.pooling,

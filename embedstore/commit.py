@@ -1,0 +1,75 @@
+"""The root ``zarr.json`` of a store, which is its commit: what it says, and how it is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from embedstore.chunks import Layout
+from embedstore.errors import StoreError
+
+FORMAT = 3
+
+
+def read_root(path: Path) -> dict[str, Any]:
+    """Return the root ``zarr.json`` of a store; `StoreError` where `path` is none."""
+    try:
+        root: dict[str, Any] = json.loads((path / "zarr.json").read_bytes())
+        version = root["attributes"]["embedstore"]["format"]
+    except FileNotFoundError as error:
+        trouble = "is not an embedstore store" if path.exists() else "no such store"
+        raise StoreError(f"{path}: {trouble}; make one with `embedstore extract`") from error
+    except NotADirectoryError as error:
+        raise StoreError(f"{path}: is a file, not a store") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: a Zarr folder that embedstore did not make") from error
+    if version != FORMAT:
+        raise StoreError(
+            f"{path}: store format {version}, {FORMAT} is read here; extract into a new store"
+        )
+    return root
+
+
+def layout_of(name: str, metadata: Mapping[str, Any]) -> Layout:
+    """Return the layout an array's ``zarr.json`` describes."""
+    rewrites = int(metadata["attributes"].get("rewrites", 0))
+    return Layout(name, metadata["data_type"], tuple(metadata["shape"][1:]), rewrites)
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Return what tells one root ``zarr.json`` from another; zeros where there is none."""
+    try:
+        found = (path / "zarr.json").stat()
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
+
+
+def groups_above(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of every group above an array."""
+    names = {p.as_posix() for n in arrays for p in Path(n).parents if p != Path()}
+    return {n: {"attributes": {}, "zarr_format": 3, "node_type": "group"} for n in sorted(names)}
+
+
+def root_of(state: Mapping[str, Any], arrays: Mapping[str, Any]) -> bytes:
+    """Return the root ``zarr.json`` of a commit: its state, and the metadata of every array."""
+    return as_json(
+        {
+            "attributes": {"embedstore": state},
+            "zarr_format": 3,
+            "node_type": "group",
+            "consolidated_metadata": {
+                "kind": "inline",
+                "must_understand": False,
+                # sorted: zarr-python takes siblings that do not stand together for missing
+                "metadata": dict(sorted({**groups_above(arrays), **arrays}.items())),
+            },
+        }
+    )
+
+
+def as_json(value: object) -> bytes:
+    """Return a value as the text of a ``zarr.json``."""
+    return json.dumps(value, indent=1).encode()
