@@ -68,11 +68,11 @@ def main() -> None:
         floor = {"write": best(lambda: write_memmap(flat, vectors), 1)}
         ours = {"write": best(lambda: write_store(path, spec, vectors), 1)}
         mapped = np.memmap(flat, dtype=np.float32, mode="r", shape=vectors.shape)
-        store = Store.open(path)
+        store, name = Store.open(path), f"embeddings/{spec.key}/vectors"
         floor["read all"] = best(lambda: np.array(mapped))
-        ours["read all"] = best(lambda: store.vectors(spec))
+        ours["read all"] = best(lambda: store.array(name))
         floor["gather 10,000 rows"] = best(lambda: mapped[wanted])
-        ours["gather 10,000 rows"] = best(lambda: store.vectors(spec, wanted))
+        ours["gather 10,000 rows"] = best(lambda: store.array(name, wanted))
         opening = best(lambda: Store.open(path))
     result = {
         "rows": given.rows,
