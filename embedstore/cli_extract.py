@@ -36,6 +36,7 @@ def extract(
     device: given.Device = "auto",
     precision: given.Precision = "auto",
     batch_size: given.BatchSize = 0,
+    compile_: given.Compile = False,
     workers: given.Workers = -1,
     file_timeout: given.FileTimeout = 60.0,
     keep_pixels: given.KeepPixels = False,
@@ -56,7 +57,7 @@ def extract(
         raise UsageError("give at least one --backbone: statistics, biomedclip, convnext_tiny, …")
     _check_store(store, patient_ids)
     chosen = named(recipe, resize, exact, window)
-    device = _device(device)
+    devices = _devices(device)
     archived = _is_archive(manifest)
     if archived:
         _refuse("a DICOM archive", {"--column": column, "--root": root})
@@ -65,16 +66,20 @@ def extract(
     else:
         _refuse("anything but a DICOM archive", {"--join": join, "--on": on})
         read = partial(_table, manifest, column, label, root, frames)
-    loaded = [load_backbone(name, chosen, pooling, device) for name in dict.fromkeys(backbone)]
+    names = dict.fromkeys(backbone)
+    copies = [[load_backbone(n, chosen, pooling, d) for n in names] for d in devices]
+    loaded = copies[0]
     table = read()
     _tell_manifest(table, loaded)
     samples = _hide(table.samples, store, archived) if patient_ids == "hash" else table.samples
     made = extraction.recorded_precision(store, loaded) if precision == "auto" else precision
-    plan = choose(device, made, batch_size, workers, len(samples), file_timeout)
+    plan = choose(
+        ",".join(devices), made, batch_size, workers, len(samples), file_timeout, compile_
+    )
     say(err, f"running on {plan}")
     with progress(err, "extracting") as show:
         summary = extraction.extract(
-            samples, store, loaded, plan, strict, retry_failures, keep_pixels, show
+            samples, store, loaded, plan, strict, retry_failures, keep_pixels, show, copies[1:]
         )
     _tell_summary(store, loaded, summary)
 
@@ -185,19 +190,23 @@ def _check_store(store: Path, patient_ids: str) -> None:
         )
 
 
-def _device(name: str) -> str:
+def _devices(names: str) -> list[str]:
+    """Return the devices to use, each tried; several of one kind with commas."""
     import torch
 
     from embedstore.plan import choose_device
 
-    one_of("--device", name.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
-    device = choose_device(name)
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"--device {name} cannot be used here: {reason}") from error
-    return device
+    devices = [choose_device(name.strip()) for name in names.split(",")]
+    for name in devices:
+        one_of("--device", name.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UsageError(f"--device {name} cannot be used here: {reason}") from error
+    if len({torch.device(name).type for name in devices}) > 1:
+        raise UsageError(f"--device {names}: several devices must be of one kind")
+    return devices
 
 
 def _hide(samples: Sequence[Sample], store: Path, archived: bool) -> list[Sample]:
@@ -244,7 +253,7 @@ def _tell_summary(store: Path, loaded: list[Backbone], summary: Summary) -> None
         )
     if summary.kept:
         say(out, f"pixels: {summary.kept} pictures kept")
-    for note in dict.fromkeys(n for b in loaded for n in opened.notes(b.spec)):
+    for note in dict.fromkeys([*summary.notes, *(n for b in loaded for n in opened.notes(b.spec))]):
         say(err, f"note: {note}")
     tell_failures(summary.failures)
     if any(not f.path for f in summary.failures):

@@ -64,9 +64,16 @@ Root = Annotated[
 PatientIds = Annotated[
     str, typer.Option(help="hash: keyed hashes, the key beside the store; keep: as they are.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda, cuda:1, mps; several GPUs with commas: cuda:0,cuda:1.")
+]
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16.")]
-BatchSize = Annotated[int, typer.Option(help="0: chosen by the device.", min=0)]
+BatchSize = Annotated[
+    int, typer.Option(help="0: as the store was begun, else found by trying.", min=0)
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Run backbones through torch.compile; slow to begin.")
+]
 Workers = Annotated[
     int, typer.Option(help="Reader processes; -1: chosen; 0: none, unprotected.", min=-1)
 ]

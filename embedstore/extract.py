@@ -7,39 +7,51 @@ manifest's order whatever the number of workers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from dataclasses import dataclass, field
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from embedstore.errors import ImageError, ManifestError, StoreError, UsageError
-from embedstore.images.prepare import Prepared, prepare
-from embedstore.images.recipe import tensors
+from embedstore.backlog import Job, backlog
+from embedstore.changes import changed
+from embedstore.encode import Encoders, Vectors, find_batch_size
+from embedstore.errors import ImageError, StoreError, UsageError
+from embedstore.feed import Batch, Feed
+from embedstore.images.prepare import Prepared
 from embedstore.plan import Plan, provenance
-from embedstore.readers import read_each
-from embedstore.store import Failure, Kept, KeptPixels, Store
-from embedstore.types import Backbone, Recipe, Sample
+from embedstore.register import register
+from embedstore.store import Failure, Kept, Store
+from embedstore.types import Backbone, Floats, Sample, Spec
 from embedstore.writer import Writer
 
 COMMIT_SECONDS = 10.0
+_BEHIND = 2  # batches that wait to be written
 
 
 @dataclass(slots=True)
 class Summary:
-    """What an extraction did; `failures` are of this run only."""
+    """What an extraction did; `failures` are of this run only.
+
+    `deleted` samples of the manifest were once deleted from the store, and stay so; `changed` ones
+    were embedded anew, since their files held other bytes than before.
+    """
 
     samples: int = 0
+    batch_size: int = 0
+    deleted: int = 0
+    changed: int = 0
     written: dict[str, int] = field(default_factory=dict)
     already: dict[str, int] = field(default_factory=dict)
     failed_before: dict[str, int] = field(default_factory=dict)
     kept: int = 0
     failures: list[Failure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -66,13 +78,19 @@ def extract(
     retry: bool = False,
     keep_pixels: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    copies: Sequence[Sequence[Backbone]] = (),
 ) -> Summary:
     """Embed the samples a store has no vectors of, and commit every few seconds.
+
+    Images whose bytes have changed since they were embedded are embedded anew, and lose what the
+    store had of them. Samples that were deleted from the store are left out.
 
     Parameters
     ----------
     samples
         In the order they should have in the store; known ids are not added again.
+    backbones
+        On the first device of the plan.
     strict
         Stop at the first image that cannot be used, instead of recording it.
     retry
@@ -81,6 +99,8 @@ def extract(
         Keep the pictures that the backbones are shown, for other backbones of the same recipe.
     on_progress
         Called with images done and images to do, after every batch.
+    copies
+        The same backbones on each further device of the plan.
 
     Raises
     ------
@@ -90,80 +110,66 @@ def extract(
         With `strict` only.
     """
     began = time.monotonic()
-    summary = Summary()
-    private = any(s.private for s in samples)
-    with Writer(store) as writer:
+    every = [backbones, *copies]
+    plan = _sized(plan, store, every, len(samples))
+    summary = Summary(samples=len(samples), batch_size=plan.batch_size)
+    with Writer(store) as writer, Encoders(every, plan) as encoders:
         _refuse_other_precision(writer.store(), backbones, plan)
-        rows = _register(writer, samples, summary)
+        deleted = writer.store().deleted
+        samples = [s for s in samples if s.id not in deleted]
+        summary.deleted = summary.samples - len(samples)
+        rows = register(writer, samples)
+        made = provenance(plan, any(s.private for s in samples))
         for backbone in backbones:
-            note = {"note": getattr(backbone, "note", "")}
-            writer.add_spec(backbone.spec, provenance(plan, private) | note)
+            writer.add_spec(backbone.spec, made | {"note": getattr(backbone, "note", "")})
+        stale = changed(writer, samples, rows, backbones, plan)
         writer.commit()
-        jobs = _missing(writer.store(), rows, backbones, retry, keep_pixels, summary)
-        total, done = sum(len(job.rows) for job in jobs), 0
-        for job in jobs:
-            for count in _Run(job, samples, writer, plan, strict, summary).batches():
+        todo = backlog(writer.store(), rows, backbones, retry, keep_pixels, stale)
+        summary.already, summary.failed_before = todo.already, todo.failed_before
+        summary.written = dict.fromkeys(todo.already, 0)
+        total, done = sum(len(job.rows) for job in todo.jobs), 0
+        for job in todo.jobs:
+            run = _Run(job, samples, stale, writer, plan, encoders, strict, summary, made)
+            for count in run.batches():
                 done += count
                 on_progress(done, total)
+        summary.notes = _notes(summary, plan, encoders.limit, len(stale))
+        summary.batch_size = encoders.limit
     summary.seconds = time.monotonic() - began
     return summary
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """Rows that miss the same: vectors of these backbones, kept pixels of these recipes.
-
-    `rows` index the store, `places` the manifest; recipes go by their pixel key.
-    """
-
-    backbones: list[Backbone]
-    keep: list[str]
-    recipes: Mapping[str, Recipe]
-    rows: NDArray[np.int64]
-    places: NDArray[np.int64]
+def _sized(plan: Plan, store: Path, copies: Sequence[Sequence[Backbone]], images: int) -> Plan:
+    """Choose the batch size the store was begun with, else by trying."""
+    if plan.batch_size:
+        return plan
+    there = Store.open(store) if (store / "zarr.json").exists() else None
+    specs = [b.spec for b in copies[0] if there and b.spec.key in there.specs]
+    used = [there.provenance[s.key] for s in specs if there and there.count(s)]
+    sizes = [p["batch_size"] for p in used if p["device"] == plan.device]
+    return replace(plan, batch_size=min(sizes) if sizes else find_batch_size(copies, plan, images))
 
 
-def _register(writer: Writer, samples: Sequence[Sample], summary: Summary) -> NDArray[np.int64]:
-    """Add the samples the store does not know; return the store row of each sample."""
-    store = writer.store()
-    known = {i: row for row, i in enumerate(store.column("id").tolist())}
-    fresh = [s for s in samples if s.id not in known]
-    old = [s for s in samples if s.id in known]
-    _refuse_other_labels(store, old, known)
-    for name in dict.fromkeys(n for s in old for n in s.labels):
-        given = {known[s.id]: s.labels.get(name, "") for s in old}
-        if name not in store.labels:
-            writer.add_label(name, [given.get(row, "") for row in range(len(store))])
-            continue
-        there = store.column(name).tolist()
-        values = [value or given.get(row, "") for row, value in enumerate(there)]
-        if values != there:
-            writer.fill_label(name, values)
-    if fresh:
-        writer.add_samples(fresh)
-        known |= {s.id: len(store) + i for i, s in enumerate(fresh)}
-    summary.samples = len(samples)
-    return np.array([known[s.id] for s in samples], dtype=np.int64)
-
-
-def _refuse_other_labels(store: Store, samples: Sequence[Sample], known: dict[str, int]) -> None:
-    """Stop where the manifest contradicts the store: silently keeping either would be wrong.
-
-    A label that one of them leaves blank is no contradiction.
-    """
-    columns = {f"label {n!r}": store.column(n) for n in store.labels}
-    columns["patient"] = store.column("group")
-    for sample in samples:
-        row = known[sample.id]
-        given = {f"label {n!r}": v for n, v in sample.labels.items() if v}
-        for name, value in (given | {"patient": sample.group}).items():
-            blank = name != "patient" and name in columns and not columns[name][row]
-            if name in columns and columns[name][row] != value and not blank:
-                raise ManifestError(
-                    f"sample {sample.id!r}: {name} is {value!r} in the manifest and "
-                    f"{str(columns[name][row])!r} in the store; extract into a new store, or give "
-                    f"changed images new ids"
-                )
+def _notes(summary: Summary, plan: Plan, limit: int, stale: int) -> list[str]:
+    notes = []
+    if summary.deleted:
+        notes.append(
+            f"{summary.deleted} images of the manifest were deleted from the store and stay so; "
+            f"`embedstore compact` forgets them"
+        )
+    if summary.changed:
+        notes.append(
+            f"{summary.changed} files had changed: embedded anew; what other backbones had made "
+            f"of them is dropped"
+        )
+    if stale > summary.changed:
+        notes.append(
+            f"{stale - summary.changed} files have changed and cannot be used now; their earlier "
+            f"vectors stay"
+        )
+    if limit < plan.batch_size:
+        notes.append(f"not enough memory for batches of {plan.batch_size}: went on with {limit}")
+    return notes
 
 
 def _refuse_other_precision(store: Store, backbones: Sequence[Backbone], plan: Plan) -> None:
@@ -176,114 +182,114 @@ def _refuse_other_precision(store: Store, backbones: Sequence[Backbone], plan: P
             )
 
 
-def _missing(
-    store: Store,
-    rows: NDArray[np.int64],
-    backbones: Sequence[Backbone],
-    retry: bool,
-    keep_pixels: bool,
-    summary: Summary,
-) -> list[_Job]:
-    """Group the rows by what they miss, so that each image is decoded once for all of it."""
-    ids = store.column("id")[rows]
-    recipes = {b.spec.recipe.pixel_key: b.spec.recipe for b in backbones}
-    pixels = {b.spec.key: b.spec.recipe.pixel_key for b in backbones}
-    past = [] if retry else store.failures()
-    # what gave no vector has no picture to keep either
-    failed = {(f.id, key) for f in past for key in (f.spec, pixels.get(f.spec, ""))}
-    keys = [b.spec.key for b in backbones]
-    have = [store.array(f"embeddings/{key}/rows") for key in keys]
-    for key, there in zip(keys, have, strict=True):
-        summary.already[key], summary.written[key] = int(np.isin(rows, there).sum()), 0
-        summary.failed_before[key] = sum((str(i), key) in failed for i in ids)
-    if keep_pixels:
-        keys += recipes
-        have += [store.kept(recipe).rows for recipe in recipes.values()]
-    wanted = [
-        ~np.isin(rows, there) & np.array([(str(i), key) not in failed for i in ids], dtype=bool)
-        for key, there in zip(keys, have, strict=True)
-    ]
-    patterns, which = np.unique(np.array(wanted).T, axis=0, return_inverse=True)
-    jobs = []
-    for n, pattern in enumerate(patterns):
-        places = np.flatnonzero(which == n).astype(np.int64)
-        missing = [b for b, misses in zip(backbones, pattern, strict=False) if misses]
-        keep = [k for k, misses in zip(keys, pattern, strict=True) if misses and k in recipes]
-        used = {b.spec.recipe.pixel_key for b in missing} | set(keep)
-        needed = {k: r for k, r in recipes.items() if k in used}
-        jobs.append(_Job(missing, keep, needed, rows[places], places))
-    return sorted((j for j in jobs if j.recipes), key=lambda j: int(j.places[0]))
-
-
 @dataclass(slots=True)
 class _Run:
-    """One job at work."""
+    """One job at work: pictures ahead, vectors on the devices, rows written behind."""
 
-    job: _Job
+    job: Job
     samples: Sequence[Sample]
+    stale: NDArray[np.int64]
     writer: Writer
     plan: Plan
+    encoders: Encoders
     strict: bool
     summary: Summary
+    made: dict[str, Any]
+    _began: float = field(default_factory=time.monotonic)
+    _committed: float = field(default_factory=time.monotonic)
+    _images: int = 0
 
     def batches(self) -> Iterator[int]:
         """Embed batch by batch, yielding the images each took; commit also when stopped."""
-        committed = time.monotonic()
+        behind = ThreadPoolExecutor(1)
+        written: deque[Future[None]] = deque()
         try:
-            with closing(self._images()) as images:
-                while batch := list(islice(images, self.plan.batch_size)):
-                    self._take(batch)
-                    if time.monotonic() - committed > COMMIT_SECONDS:
-                        self.writer.commit()
-                        committed = time.monotonic()
+            with closing(self._encoded()) as encoded:
+                for batch, vectors in encoded:
+                    while len(written) > _BEHIND:
+                        written.popleft().result()
+                    written.append(behind.submit(self._take, batch, vectors))
                     yield len(batch)
+            for future in written:
+                future.result()
         except BaseException:
+            behind.shutdown()
             with suppress(StoreError):  # the first error is the one to tell
-                self.writer.commit()
+                self._commit()
             raise
-        self.writer.commit()
+        behind.shutdown()
+        self._commit()
 
-    def _images(self) -> Generator[tuple[int, Prepared | ImageError]]:
-        """Yield each image of the job by its number, out of the store where that has kept it."""
-        store, recipes = self.writer.store(), list(self.job.recipes.values())
-        kept = [store.kept(recipe) for recipe in recipes]
-        there = np.logical_and.reduce([np.isin(self.job.rows, k.rows) for k in kept])
-        files = [self._sample(int(n)) for n in np.flatnonzero(~there)]
-        jobs = [(s.path, s.frame, recipes) for s in files]
-        with closing(read_each(prepare, jobs, self.plan.workers, self.plan.seconds)) as read:
-            for number, row in enumerate(self.job.rows):
-                yield number, _from_store(kept, int(row)) if there[number] else next(read)
+    def _encoded(self) -> Generator[tuple[Batch, Vectors]]:
+        """Yield batches with their vectors in order, as many at work as there are devices."""
+        store, recipes = self.writer.store(), self.job.recipes
+        samples = [self._sample(n) for n in range(len(self.job.rows))]
+        kept = [store.kept(recipe) for recipe in recipes.values()]
+        usable = [np.setdiff1d(k.rows, self.stale) for k in kept]
+        feed = Feed(samples, self.job.rows, recipes, kept, usable, self.plan)
+        keys = [b.spec.key for b in self.job.backbones]
+        at_work: deque[tuple[Batch, Future[Vectors]]] = deque()
+        with closing(feed.batches(self.plan.batch_size)) as batches:
+            for batch in batches:
+                at_work.append((batch, self.encoders.submit(batch, keys)))
+                if len(at_work) > len(self.plan.devices):
+                    yield self._done(*at_work.popleft())
+            while at_work:
+                yield self._done(*at_work.popleft())
 
-    def _take(self, items: list[tuple[int, Prepared | ImageError]]) -> None:
-        failures = [
-            failure
-            for number, found in items
-            if isinstance(found, ImageError)
-            for failure in self._failed(number, found)
-        ]
-        if self.strict and failures:
-            first = failures[0]
-            raise ImageError(first.stage, f"{first.path or first.id}: {first.reason}")
-        good = [(number, found) for number, found in items if isinstance(found, Prepared)]
-        for backbone in self.job.backbones if good else ():
-            failures += self._embed(backbone, good)
-        self._keep(good)
+    def _done(self, batch: Batch, vectors: Future[Vectors]) -> tuple[Batch, Vectors]:
+        if self.strict and batch.failed:
+            number, error = batch.failed[0]
+            sample = self._sample(number)
+            raise ImageError(error.stage, f"{sample.shown_path or sample.id}: {error.reason}")
+        return batch, vectors.result()
+
+    def _take(self, batch: Batch, vectors: Vectors) -> None:
+        """Append what a batch gave; runs behind, one batch after the other."""
+        failures = [f for number, error in batch.failed for f in self._failed(number, error)]
+        rows = self.job.rows[[number for number, _ in batch.items]]
+        if len(stale := np.intersect1d(rows, self.stale)):
+            self.writer.drop(stale)
+            self.summary.changed += len(stale)
+        for backbone in self.job.backbones if batch.items else ():
+            failures += self._append(backbone.spec, batch.items, vectors[backbone.spec.key])
+        self._keep(batch.items)
         self.writer.add_failures(failures)
         self.summary.failures += failures
+        self._images += len(batch)
+        if time.monotonic() - self._committed > COMMIT_SECONDS:
+            self._commit()
 
-    def _embed(self, backbone: Backbone, items: list[tuple[int, Prepared]]) -> list[Failure]:
-        """Encode one batch and append it; vectors that are not finite become failures."""
-        spec = backbone.spec
+    def _commit(self) -> None:
+        seconds = time.monotonic() - self._began
+        for backbone in self.job.backbones if self._images else ():
+            self.writer.note_run(
+                backbone.spec,
+                self.made
+                | {
+                    "batch_size": self.encoders.limit,
+                    "images": self._images,
+                    "seconds": round(seconds, 3),
+                    "images_per_second": round(self._images / seconds, 3),
+                },
+            )
+        self.writer.commit()
+        self._committed = time.monotonic()
+
+    def _append(
+        self, spec: Spec, items: list[tuple[int, Prepared]], vectors: Floats
+    ) -> list[Failure]:
+        """Append the vectors of a batch; those that are not finite become failures."""
         which = list(self.job.recipes).index(spec.recipe.pixel_key)
-        batch = torch.from_numpy(tensors(spec.recipe, [p.pictures[which] for _, p in items]))
-        with torch.inference_mode(), _autocast(self.plan):
-            vectors = backbone.encode_image(batch).float().cpu().numpy()
         finite = np.isfinite(vectors.astype(spec.dtype)).all(axis=1)
         numbers = np.array([number for number, _ in items])
-        digests = _digests([p for _, p in items])[finite]
-        cut = np.array([p.cut[which] for _, p in items], dtype=np.float32)[finite]
-        self.writer.append(spec, self.job.rows[numbers[finite]], vectors[finite], digests, cut)
-        self.summary.written[spec.key] += int(finite.sum())
+        good = [p for (_, p), is_finite in zip(items, finite, strict=True) if is_finite]
+        digests = np.frombuffer(b"".join(p.digest for p in good), np.uint8).reshape(-1, 16)
+        cut = np.array([p.cut[which] for p in good], dtype=np.float32)
+        stat = np.array([p.stat for p in good], dtype=np.int64).reshape(-1, 2)
+        rows = self.job.rows[numbers[finite]]
+        self.writer.append(spec, rows, vectors[finite], digests, cut, stat)
+        self.summary.written[spec.key] += len(good)
         reason = "the vector is not finite"
         return [_failure(self._sample(n), spec.key, "encode", reason) for n in numbers[~finite]]
 
@@ -291,7 +297,7 @@ class _Run:
         for which, (key, recipe) in enumerate(self.job.recipes.items()):
             if key in self.job.keep and items:
                 rows = self.job.rows[[number for number, _ in items]]
-                kept = [Kept(p.digest, p.pictures[which], p.cut[which]) for _, p in items]
+                kept = [Kept(p.digest, p.pictures[which], p.cut[which], p.stat) for _, p in items]
                 self.writer.keep(recipe, rows, kept)
                 self.summary.kept += len(items)
 
@@ -301,21 +307,6 @@ class _Run:
 
     def _sample(self, number: int) -> Sample:
         return self.samples[int(self.job.places[number])]
-
-
-def _from_store(kept: Sequence[KeptPixels], row: int) -> Prepared:
-    found = [pixels.read(row) for pixels in kept]
-    return Prepared(found[0].digest, tuple(f.picture for f in found), tuple(f.cut for f in found))
-
-
-def _digests(items: Sequence[Prepared]) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(p.digest for p in items), np.uint8).reshape(-1, 16)
-
-
-def _autocast(plan: Plan) -> AbstractContextManager[Any]:
-    if plan.precision == "float32":
-        return nullcontext()
-    return torch.autocast(torch.device(plan.device).type, dtype=torch.bfloat16)
 
 
 def _failure(sample: Sample, key: str, stage: str, reason: str) -> Failure:

@@ -22,18 +22,39 @@ IMAGES_A_READER = 32
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How an extraction runs; `choose` fills in what suits the machine."""
+    """How an extraction runs; `choose` fills in what suits the machine.
+
+    Attributes
+    ----------
+    device
+        A torch device, or several of one kind with commas: ``cuda:0,cuda:1``.
+    batch_size
+        Images the backbones take at a time; 0: found by trying.
+    workers
+        Reader processes; 0: files are read in this process, without protection.
+    seconds
+        What one file may take.
+    compile
+        Run the backbones through ``torch.compile``.
+    """
 
     device: str
     precision: Precision
     batch_size: int
     workers: int
-    seconds: float = SECONDS  # for one file
+    seconds: float = SECONDS
+    compile: bool = False
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Every device by its name."""
+        return tuple(self.device.split(","))
 
     def __str__(self) -> str:
         """One line for the user."""
+        batches = f"batches of {self.batch_size}" if self.batch_size else "batch size by trying"
         return (
-            f"{self.device}, {self.precision}, batches of {self.batch_size}, "
+            f"{', '.join(self.devices)}, {self.precision}{', compiled' * self.compile}, {batches}, "
             f"{self.workers} reader process{'es' * (self.workers != 1)}"
         )
 
@@ -54,18 +75,20 @@ def choose(
     workers: int,
     images: int,
     seconds: float = SECONDS,
+    compile_: bool = False,
 ) -> Plan:
-    """Fill in "auto", 0 and -1: what this machine does well.
+    """Fill in "auto" and -1: what this machine does well.
 
     bfloat16 where the processor or GPU computes in it (about twice as fast, cosine to float32
     above 0.999), float32 otherwise.
     """
     if precision == "auto":
-        precision = "bfloat16" if _has_bfloat16(device) else "float32"
+        has = all(_has_bfloat16(d) for d in device.split(","))
+        precision = "bfloat16" if has else "float32"
     if workers < 0:  # at least one, so that a file can take down no more than its reader
         workers = max(1, min(os.cpu_count() or 1, 8, images // IMAGES_A_READER))
     chosen: Precision = "bfloat16" if precision == "bfloat16" else "float32"
-    return Plan(device, chosen, batch_size or (32 if device == "cpu" else 256), workers, seconds)
+    return Plan(device, chosen, batch_size, workers, seconds, compile_)
 
 
 def _has_bfloat16(device: str) -> bool:
@@ -86,8 +109,9 @@ def provenance(plan: Plan, private: bool = False) -> dict[str, Any]:
         "device": plan.device,
         "precision": plan.precision,
         "batch_size": plan.batch_size,
+        "compiled": plan.compile,
         "command": " ".join([Path(sys.argv[0]).name, *(_said(a, private) for a in sys.argv[1:])]),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
 
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from queue import SimpleQueue
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from embedstore.errors import EmbedstoreError, ImageError
 
@@ -39,13 +39,8 @@ _GRACE = 5.0  # seconds after which a reader that is over its time ends itself
 T = TypeVar("T")
 
 
-def read_each(
-    function: Callable[..., T],
-    jobs: Sequence[tuple[Any, ...]],
-    workers: int,
-    seconds: float = SECONDS,
-) -> Generator[T | ImageError]:
-    """Call ``function(*job)`` for every job, some jobs ahead of their turn, and yield in order.
+class Readers(Generic[T]):
+    """Processes that call a function for files; a context manager, which ends them.
 
     Parameters
     ----------
@@ -55,45 +50,79 @@ def read_each(
         Reader processes; 0 reads in this one, without any of the protection.
     seconds
         After this time a file is given up and its reader replaced.
-
-    Returns
-    -------
-    Generator
-        What the function returned, or the `ImageError` that says why there is nothing.
-
-    Raises
-    ------
-    EmbedstoreError
-        No reader process starts.
+    niceness
+        What they give way to other processes by, 0 to 19 (``nice``).
     """
-    if not workers:
-        yield from (attempt(function, job) for job in jobs)
-        return
-    readers = [_Reader(function, seconds) for _ in range(min(workers, len(jobs)))]
-    idle: SimpleQueue[_Reader] = SimpleQueue()
-    for reader in readers:
-        idle.put(reader)
 
-    def read(job: tuple[Any, ...]) -> T | ImageError:
-        reader = idle.get()
+    def __init__(
+        self,
+        function: Callable[..., T],
+        workers: int,
+        seconds: float = SECONDS,
+        niceness: int = 0,
+    ) -> None:
+        self._function = function
+        self._readers = [_Reader(function, seconds, niceness) for _ in range(workers)]
+        self._idle: SimpleQueue[_Reader] = SimpleQueue()
+        for reader in self._readers:
+            self._idle.put(reader)
+        self._threads = ThreadPoolExecutor(max(1, workers))  # each waits for a reader
+
+    def __enter__(self) -> Readers[T]:
+        """Return itself; processes start with their first file."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the processes."""
+        self.end()
+
+    def each(self, jobs: Iterable[tuple[Any, ...]]) -> Generator[T | ImageError]:
+        """Call ``function(*job)`` for every job, some jobs ahead of their turn; yield in order.
+
+        Returns
+        -------
+        Generator
+            What the function returned, or the `ImageError` that says why there is nothing.
+
+        Raises
+        ------
+        EmbedstoreError
+            No reader process starts, or `end` was called meanwhile.
+        """
+        if not self._readers:
+            yield from (attempt(self._function, job) for job in jobs)
+            return
+        left = (self._threads.submit(self._read, job) for job in jobs)
+        waiting = deque(islice(left, _AHEAD * len(self._readers)))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(islice(left, 1))
+
+    def _read(self, job: tuple[Any, ...]) -> T | ImageError:
+        reader = self._idle.get()
         try:
             result: T | ImageError = reader.read(job)
             return result
         finally:
-            idle.put(reader)
+            self._idle.put(reader)
 
-    threads = ThreadPoolExecutor(max(1, len(readers)))  # each waits for a reader
-    try:
-        left = (threads.submit(read, job) for job in jobs)
-        waiting = deque(islice(left, _AHEAD * len(readers)))
-        while waiting:
-            yield waiting.popleft().result()
-            waiting.extend(islice(left, 1))
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        for reader in readers:
+    def end(self) -> None:
+        """End the processes, from any thread, whatever they are doing."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for reader in self._readers:
             reader.end()
-        threads.shutdown()
+        self._threads.shutdown()
+
+
+def read_each(
+    function: Callable[..., T],
+    jobs: Iterable[tuple[Any, ...]],
+    workers: int,
+    seconds: float = SECONDS,
+) -> Generator[T | ImageError]:
+    """Yield `Readers.each` of the jobs, by readers that end with them."""
+    with Readers(function, workers, seconds) as readers:
+        yield from readers.each(jobs)
 
 
 def attempt(function: Callable[..., T], job: tuple[Any, ...]) -> T | ImageError:
@@ -113,8 +142,8 @@ class _Reader:
 
     _one_at_a_time = threading.Lock()  # multiprocessing's own book-keeping is for one thread
 
-    def __init__(self, function: Callable[..., Any], seconds: float) -> None:
-        self._function, self._seconds = function, seconds
+    def __init__(self, function: Callable[..., Any], seconds: float, niceness: int) -> None:
+        self._function, self._seconds, self._niceness = function, seconds, niceness
         # not a fork of this process, which has threads and perhaps a GPU
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__, function.__module__])
@@ -147,7 +176,7 @@ class _Reader:
         with theirs, self._one_at_a_time:
             if self._ended.is_set():
                 raise EmbedstoreError("the readers have been ended")
-            arguments = theirs, self._function, self._seconds
+            arguments = theirs, self._function, self._seconds, self._niceness
             self._process = self._context.Process(target=_serve, args=arguments, daemon=True)
             with _without_main():
                 self._process.start()
@@ -194,9 +223,10 @@ def _name(exitcode: int | None) -> str:
         return f"exit code {exitcode}"
 
 
-def _serve(pipe: Connection, function: Callable[..., Any], seconds: float) -> None:
+def _serve(pipe: Connection, function: Callable[..., Any], seconds: float, niceness: int) -> None:
     """Answer jobs until no more come; what a reader process runs."""
     _become_reader()
+    os.nice(niceness)
     with suppress(OSError, EOFError):  # the process it reads for has gone
         pipe.send(True)
         while True:

@@ -173,6 +173,13 @@ class Store:
         if layout.dtype == "string" or len(self._maps) > mapped:
             self._refuse_rewritten(layout, 2)
 
+    def blocks(self, name: str) -> Iterator[NDArray[Any]]:
+        """Yield one array chunk by chunk, raw, each against its checksum; text as objects."""
+        layout, rows = layout_of(name, self.arrays[name]), self.rows(name)
+        for start in range(0, rows, layout.chunk_rows):
+            block = read_chunk(self.path, layout, start // layout.chunk_rows)
+            yield block[: rows - start]
+
     def _refuse_rewritten(self, layout: Layout, times: int) -> None:
         """Raise if the array was written anew so often that these may be chunks of another commit.
 

@@ -63,6 +63,15 @@ def read(path: Path) -> tuple[bytes, ImageFile]:
     return digest, open_image(file)
 
 
+def digest_of(path: Path) -> bytes:
+    """Return the first 16 bytes of a file's sha256; `ImageError` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()[:16]
+    except OSError as error:
+        raise ImageError("read", error.strerror or str(error)) from error
+
+
 def decode(data: bytes, frame: int = 0, window: int = 0, halvings: int = 0) -> Pixels:
     """Decode the bytes of a PNG, JPEG, TIFF, PGM or DICOM file; see `DicomImage.pixels`."""
     return open_image(io.BytesIO(data)).pixels(frame, window, halvings)

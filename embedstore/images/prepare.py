@@ -28,12 +28,14 @@ _FIRST_SHRINKAGE = 2.0  # of the whole image, to begin with: most breasts then n
 class Prepared:
     """An image as the recipes made it: a picture each, and what share of the breast each cut away.
 
-    Pictures are (H, W) or (H, W, 3), uint8 or uint16; `digest` is half of the file's sha256.
+    Pictures are (H, W) or (H, W, 3), uint8 or uint16; `digest` is half of the file's sha256, `stat`
+    its size in bytes and the time it was last changed, in ns, when it was read.
     """
 
     digest: bytes
     pictures: tuple[Pixels, ...]
     cut: tuple[float, ...]
+    stat: tuple[int, int] = (0, 0)
 
 
 def prepare(path: Path, frame_number: int, recipes: Sequence[Recipe]) -> Prepared:
@@ -44,13 +46,22 @@ def prepare(path: Path, frame_number: int, recipes: Sequence[Recipe]) -> Prepare
     ImageError
         The file cannot be used, saying why and at which stage.
     """
-    stat = path.stat() if path.exists() else None
-    digest, image = _opened(path, stat and (stat.st_mtime_ns, stat.st_size))
+    stat = stat_of(path)
+    digest, image = _opened(path, stat)
     decoded: dict[tuple[int, int], Pixels] = {}
     framed = [fit(image, frame_number, recipe, decoded)[1] for recipe in recipes]
     pictures = tuple(picture(r, f) for r, f in zip(recipes, framed, strict=True))
     cut = tuple(cut_away(r, f) for r, f in zip(recipes, framed, strict=True))
-    return Prepared(digest, pictures, cut)
+    return Prepared(digest, pictures, cut, stat or (0, 0))
+
+
+def stat_of(path: Path) -> tuple[int, int] | None:
+    """Return a file's size in bytes and the time it was last changed, in ns; None without it."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 # the frames of one file come one after the other
