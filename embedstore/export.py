@@ -58,8 +58,8 @@ def export(
         raise UsageError(f"--format is {', '.join(_FORMATS)}; not {form!r}")
     write, folder_of = _FORMATS[form]
     out = Path(out)
-    if store.path.resolve() in (resolved := out.resolve()).parents or resolved == store.path:
-        raise UsageError(f"{out}: is in the store; give a path outside it")
+    if store.path.resolve() in (out.resolve(), *out.resolve().parents):
+        raise UsageError(f"{out}: is the store, or in it; give a path outside it")
     refuse(out, replace, folder_of)
     chosen = Selection.of(store, backbones)
     with put(out, replace, folder_of) as path:

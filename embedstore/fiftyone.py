@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embedstore.errors import DataError, UsageError
 from embedstore.selection import Progress, Selection
 from embedstore.store import Store
@@ -109,7 +111,8 @@ def _samples(fo: Any, chosen: Selection, files: list[str], show: Progress) -> It
     fields = _fields(chosen)
     for part, vectors in chosen.blocks(show):
         rows = chosen.table[part].iter_rows(named=True)
-        for file, row, *own in zip(files[part], rows, *vectors, strict=True):
+        floats = [values.astype(np.float32) for values in vectors]
+        for file, row, *own in zip(files[part], rows, *floats, strict=True):
             known = {fields[c]: row[c] for c in _TEXT if row[c] is not None}
             labels = {fields[c]: _label(fo, row[c]) for c in fields if c not in _TEXT}
             tags = [row["split"]] if row["split"] else []
