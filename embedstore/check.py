@@ -33,7 +33,7 @@ from embedstore.leftovers import (
 )
 from embedstore.lock import lock_of, write_lock
 from embedstore.metadata import describe_again, metadata_trouble, own_metadata
-from embedstore.store import FAILURE_COLUMNS, SAMPLE_COLUMNS, Store
+from embedstore.store import FAILURE_COLUMNS, SAMPLE_COLUMNS, Store, is_tombstones
 
 _OF_EACH_IMAGE = ("rows", "digests", "cut", "stat")
 _SET = {"embeddings": ("vectors", *_OF_EACH_IMAGE), "pixels": ("values", *_OF_EACH_IMAGE)}
@@ -84,7 +84,7 @@ def repair(path: Path | str, on_progress: Progress = lambda done, total: None) -
             find_strays(path, work.result, locked=True)
             describe_again(work.store)
             for file in work.result.leftovers:
-                file.unlink()
+                file.unlink(missing_ok=True)  # one may just have been written over
             remove_empty_folders(path)
     except OSError as error:
         raise StoreError(f"{path}: cannot be repaired: {error.strerror or error}") from error
@@ -220,7 +220,7 @@ class _Check:
 
     def _samples(self, name: str, start: int, stop: int) -> tuple[str, ...]:
         """Return the ids of the samples that these rows of an array are of."""
-        if name.startswith("failures/") or name.endswith(("/dropped", "/deleted")):
+        if name.startswith("failures/") or is_tombstones(name):
             return ()
         if not self._ids:
             self._ids = _known_ids(self.store)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedstore import cli_backbones, cli_check, cli_export, cli_extract, cli_view
+from embedstore import cli_backbones, cli_change, cli_check, cli_export, cli_extract, cli_view
 from embedstore.cli_console import err, out, say, tell_failures
 from embedstore.errors import DataError, EmbedstoreError, ManifestError, UsageError
 
@@ -30,6 +30,9 @@ app = typer.Typer(
 app.add_typer(cli_backbones.app, name="backbones")
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Compare the checksum of all that is read from the store.")
+]
 
 
 @app.callback()
@@ -43,6 +46,10 @@ app.command()(cli_extract.extract)
 app.command()(cli_view.view)
 app.command()(cli_check.check)
 app.command()(cli_export.export)
+app.command()(cli_change.update)
+app.command()(cli_change.delete)
+app.command()(cli_change.compact)
+app.command()(cli_change.merge)
 
 
 @app.command()
@@ -62,6 +69,7 @@ def probe(
     order: Annotated[
         str, typer.Option(help="Classes in clinical order, comma-separated, for quadratic kappa.")
     ] = "",
+    verify: Verify = False,
     as_json: AsJson = False,
 ) -> None:
     """Train heads on stored vectors and score them by patient, with intervals and floors."""
@@ -72,7 +80,7 @@ def probe(
     from embedstore.report.table import probe_table
     from embedstore.store import Store
 
-    opened = Store.open(store)
+    opened = Store.open(store, verify)
     opened.column(label)
     if label in {"id", "group"}:
         raise UsageError(f"--label {label} says who an image is of; there is nothing to predict")
@@ -113,6 +121,8 @@ def info(store: StorePath, as_json: AsJson = False) -> None:
         out.print(label_table(counts))
     patients = set(opened.column("group").tolist()) - {""}
     say(out, f"{len(patients)} patients, {len(failures)} failures")
+    if len(opened.hidden):
+        say(out, f"{len(opened.hidden)} deleted samples until `embedstore compact {store}`")
     tell_failures(failures)
 
 
@@ -127,6 +137,7 @@ def search(
     include_same_patient: Annotated[
         bool, typer.Option(help="Let images of the same patient be found.")
     ] = False,
+    verify: Verify = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the images most like one, from other patients (exact cosine search)."""
@@ -136,7 +147,7 @@ def search(
     from embedstore.search import neighbours
     from embedstore.store import Store
 
-    opened = Store.open(store)
+    opened = Store.open(store, verify)
     specs = _specs(opened, [backbone] if backbone else None)
     if len(specs) > 1:
         names = ", ".join(s.backbone for s in specs)
@@ -226,6 +237,7 @@ def _info(store: Store, labels: dict[str, dict[str, int]]) -> dict[str, Any]:
         "path": str(store.path),
         "commit": store.commit,
         "samples": len(store),
+        "deleted": len(store.hidden),
         "patients": len(set(store.column("group").tolist()) - {""}),
         "labels": labels,
         "embeddings": {

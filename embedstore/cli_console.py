@@ -28,6 +28,17 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
         raise UsageError(f"{option} is {', '.join(known)}; not {value!r}")
 
 
+def pairs(values: Sequence[str]) -> dict[str, str]:
+    """Take the values of --column apart; `UsageError` for one that is not ROLE=NAME."""
+    found = {}
+    for value in values:
+        role, equals, name = value.partition("=")
+        if not equals:
+            raise UsageError(f"--column takes ROLE=NAME, not {value!r}")
+        found[role] = name
+    return found
+
+
 def tell_failures(failures: Sequence[Failure], shown: int = 5) -> None:
     """Say which images failed and why, the first few of them."""
     for failure in failures[:shown]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedstore import cli_options as given
-from embedstore.cli_console import err, one_of, out, say, tell_failures
+from embedstore.cli_console import err, one_of, out, pairs, say, tell_failures
 from embedstore.errors import DataError, ManifestError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -154,18 +154,8 @@ def _table(
     from embedstore.frames import expand
     from embedstore.manifest import read_manifest
 
-    table = read_manifest(path, _pairs(column or []), labels or None, root)
+    table = read_manifest(path, pairs(column or []), labels or None, root)
     return replace(table, samples=tuple(expand(table.samples, frames)))
-
-
-def _pairs(values: list[str]) -> dict[str, str]:
-    pairs = {}
-    for value in values:
-        role, equals, name = value.partition("=")
-        if not equals:
-            raise UsageError(f"--column takes ROLE=NAME, not {value!r}")
-        pairs[role] = name
-    return pairs
 
 
 def _check_store(store: Path, patient_ids: str) -> None:

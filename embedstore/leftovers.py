@@ -140,6 +140,22 @@ def _is_ours(file: Path) -> bool:
     return file.name.startswith(TEMPORARY) or _OURS.fullmatch(file.as_posix()) is not None
 
 
+def sweep(path: Path) -> None:
+    """Remove what no commit covers, and the folders that leaves empty; only for who has the lock.
+
+    Raises
+    ------
+    OSError
+        A file cannot be removed.
+    """
+    files = list(_files(path))
+    covered = _covered(open_store(path))
+    for file in files:
+        if file.as_posix() not in covered and _is_ours(file):
+            (path / file).unlink()
+    remove_empty_folders(path)
+
+
 def remove_empty_folders(path: Path) -> None:
     """Remove the folders that are empty once their files are gone."""
     for top in ("samples", "embeddings", "pixels", "failures"):

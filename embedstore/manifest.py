@@ -100,7 +100,7 @@ def read_manifest(
             return _from_folder(path)
         table, root = load_table(path), root or path.parent
     else:
-        table, root = _as_polars(source), root or Path()
+        table, root = as_polars(source), root or Path()
     return _from_table(table, columns or {}, labels, root, allow_missing)
 
 
@@ -125,7 +125,8 @@ def load_table(path: Path) -> pl.DataFrame:
     raise ManifestError(f"{path}: not a manifest; give a .csv, .tsv or .parquet file, or a folder")
 
 
-def _as_polars(frame: Any) -> pl.DataFrame:
+def as_polars(frame: Any) -> pl.DataFrame:
+    """Return a polars or pandas dataframe as a polars one; `ManifestError` where it is neither."""
     import polars as pl
 
     if isinstance(frame, pl.DataFrame):
@@ -145,8 +146,8 @@ def _as_polars(frame: Any) -> pl.DataFrame:
     raise ManifestError(f"a manifest is a path, a polars or a pandas dataframe, not {type(frame)}")
 
 
-def _roles(names: list[str], given: Mapping[str, str], findings: Findings) -> dict[str, str]:
-    """Map each role to the column that plays it."""
+def roles_of(names: list[str], given: Mapping[str, str], findings: Findings) -> dict[str, str]:
+    """Map each role to the column that plays it; a problem for each given one that cannot."""
     lower = {name.lower(): name for name in reversed(names)}
     roles = {}
     for role, usual in USUAL.items():
@@ -160,10 +161,6 @@ def _roles(names: list[str], given: Mapping[str, str], findings: Findings) -> di
             findings.problems.append(f"no column {name!r} for {role}; there are {', '.join(names)}")
         else:
             roles[role] = name
-    if "image" not in roles:
-        findings.problems.append(
-            f"no column of image files among {', '.join(names)}; name it with --column image=NAME"
-        )
     return roles
 
 
@@ -178,20 +175,25 @@ def _from_table(
     if table.height == 0:
         raise ManifestError("the manifest has no rows")
     table = stripped(table)
-    roles = _roles(table.columns, given, findings)
+    roles = roles_of(table.columns, given, findings)
+    if "image" not in roles:
+        listed = ", ".join(table.columns)
+        findings.problems.append(
+            f"no column of image files among {listed}; name it with --column image=NAME"
+        )
     wanted = label_columns(table, roles, labels, findings)
     if findings.problems:
         raise _failure(findings)
     text = {name: texts(table, name) for name in [*roles.values(), *wanted]}
     paths = [root / value for value in text[roles["image"]]]
-    ids = text[roles["id"]] if "id" in roles else _ids_from_paths(text[roles["image"]])
+    ids = text[roles["id"]] if "id" in roles else ids_from_paths(text[roles["image"]])
     _check_rows(ids, text[roles["image"]], paths, allow_missing, findings)
     if findings.problems:
         raise _failure(findings)
     for name in wanted:
         if empty := sum(not value for value in text[name]):
             findings.notes.append(f"label {name!r} is empty in {empty} of {len(ids)} rows")
-    if _numbered_within_patients(roles, text):
+    if numbered_within_patients(roles, text):
         findings.notes.append("exam ids repeat from patient to patient: taken with the patient's")
     samples = tuple(_samples(ids, paths, roles, wanted, text))
     return Manifest(samples, roles, tuple(wanted), (*findings.notes, *_patient_note(roles)))
@@ -265,7 +267,7 @@ def _default_labels(table: pl.DataFrame, roles: Mapping[str, str], findings: Fin
     return [name for name in rest if name not in {*reserved, *many}]
 
 
-def _ids_from_paths(paths: list[str]) -> list[str]:
+def ids_from_paths(paths: list[str]) -> list[str]:
     """File stems where they are distinct, else the paths as written."""
     stems = [Path(p).stem for p in paths]
     return stems if len(set(stems)) == len(stems) else list(paths)
@@ -303,7 +305,7 @@ def _samples(
 ) -> Iterable[Sample]:
     blank = [""] * len(ids)
     known = {role: text[roles[role]] if role in roles else blank for role in USUAL}
-    if _numbered_within_patients(roles, text):
+    if numbered_within_patients(roles, text):
         pairs = zip(known["patient"], known["exam"], strict=True)
         known["exam"] = [f"{p}/{e}" if p and e else e for p, e in pairs]
     for i, (sample_id, path) in enumerate(zip(ids, paths, strict=True)):
@@ -319,7 +321,7 @@ def _samples(
         )
 
 
-def _numbered_within_patients(roles: Mapping[str, str], text: Mapping[str, list[str]]) -> bool:
+def numbered_within_patients(roles: Mapping[str, str], text: Mapping[str, list[str]]) -> bool:
     """Say whether one exam id stands for exams of several patients ("1", "2", …)."""
     if not {"patient", "exam"} <= roles.keys():
         return False

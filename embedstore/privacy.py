@@ -11,8 +11,9 @@ import csv
 import hashlib
 import hmac
 import os
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from embedstore.errors import StoreError
 from embedstore.types import Sample
 
 KEY_BYTES = 32
+_HASHED = re.compile("[0-9a-f]{16}")
 
 
 def key_file(store: Path) -> Path:
@@ -61,6 +63,86 @@ def pseudonymise(samples: Sequence[Sample], store: Path, ids: bool = False) -> l
     return [replace(s, id=_image(key, s.id), private=True) for s in hidden]
 
 
+def alias_of(store: Path, known: Iterable[str]) -> Callable[[str], str]:
+    """Return the function that makes a patient's or exam's id what a store keeps of it.
+
+    `known` are the ids the store has: what is one of them stays, and where no key lies beside
+    the store, all does.
+
+    Raises
+    ------
+    StoreError
+        The ids are keyed hashes by their looks, but the key is gone, or is none.
+    """
+    there = set(known) - {""}
+    file = key_file(store)
+    if not file.exists():
+        if there and all(_HASHED.fullmatch(value) for value in there):
+            raise StoreError(
+                f"{file}: the key of the patient hashes is missing; put it back, or a patient's "
+                f"id could not be told from another's"
+            )
+        return lambda value: value
+    key = _key(file, fresh=False)
+    return lambda value: value if value in there else _hash(key, value)
+
+
+def same_patients(stores: Mapping[Path, Collection[str]]) -> bool:
+    """Say whether one id means one patient in all stores: hashed with one key, or not at all.
+
+    Each store comes with the ids of its patients and exams.
+
+    Raises
+    ------
+    StoreError
+        A key file holds no key.
+    """
+    keys: set[bytes | Path] = set()
+    for store, ids in stores.items():
+        there = set(ids) - {""}
+        if key_file(store).exists():
+            keys.add(_key(key_file(store), fresh=False))
+        elif there:
+            # without its key, a store cannot be known to have another's
+            keys.add(store if all(_HASHED.fullmatch(i) for i in there) else b"")
+    return len(keys) <= 1
+
+
+def adopt(sources: Sequence[Path], target: Path, ids: Container[str], one_key: bool) -> None:
+    """Put beside a store what lies beside those it is made of: their key, and lines of linkage.
+
+    Raises
+    ------
+    StoreError
+        Another key lies there, or they cannot be written.
+    """
+    keys = [key_file(s) for s in sources if key_file(s).exists()]
+    file = key_file(target)
+    if file.exists() and not (keys and one_key and _key(file, False) == _key(keys[0], False)):
+        raise StoreError(f"{file}: is the key of another store; move it away")
+    if keys and one_key and not file.exists():
+        _make(file, _key(keys[0], fresh=False))
+    links = {row.id: row for s in sources[::-1] for row in _links(linkage_file(s))}
+    if links:
+        _write_links(linkage_file(target), (row for i, row in links.items() if i in ids))
+
+
+def unlink(store: Path, ids: Container[str]) -> int:
+    """Remove images from the linkage table of a store; return how many there were.
+
+    Raises
+    ------
+    StoreError
+        The table cannot be read or written.
+    """
+    file = linkage_file(store)
+    links = _links(file)
+    left = [row for row in links if row.id not in ids]
+    if len(left) < len(links):
+        _write_links(file, left)
+    return len(links) - len(left)
+
+
 def link(samples: Sequence[Sample], hidden: Sequence[Sample], store: Path) -> Path:
     """Write which file is behind each hidden sample, besides what the linkage table has already.
 
@@ -79,6 +161,11 @@ def link(samples: Sequence[Sample], hidden: Sequence[Sample], store: Path) -> Pa
     for sample, alias in zip(samples, hidden, strict=True):
         path = str(sample.path.resolve())
         links[alias.id] = Link(alias.id, path, sample.id, sample.group, sample.exam)
+    _write_links(file, links.values())
+    return file
+
+
+def _write_links(file: Path, links: Iterable[Link]) -> None:
     temporary = file.with_name(f"{file.name}.writing")
     try:
         temporary.unlink(missing_ok=True)
@@ -88,11 +175,10 @@ def link(samples: Sequence[Sample], hidden: Sequence[Sample], store: Path) -> Pa
         ) as out:
             table = csv.writer(out)
             table.writerow([f.name for f in fields(Link)])
-            table.writerows(astuple(row) for row in links.values())
+            table.writerows(astuple(row) for row in links)
         temporary.replace(file)
     except OSError as error:
         raise StoreError(f"{file}: the linkage cannot be written: {error.strerror}") from error
-    return file
 
 
 def _links(file: Path) -> list[Link]:
@@ -122,14 +208,14 @@ def _own(file: Path) -> int:
     return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
 
-def _make(file: Path) -> None:
+def _make(file: Path, key: bytes) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         handle = _own(file)
     except OSError as error:
         raise StoreError(f"{file}: the key cannot be written: {error.strerror}") from error
     with os.fdopen(handle, "w") as out:
-        out.write(secrets.token_hex(KEY_BYTES) + "\n")
+        out.write(key.hex() + "\n")
 
 
 def _key(file: Path, fresh: bool) -> bytes:
@@ -140,7 +226,7 @@ def _key(file: Path, fresh: bool) -> bytes:
                 f"of a patient would look like another patient's (--patient-ids keep, if the "
                 f"store was made so)"
             )
-        _make(file)
+        _make(file, secrets.token_bytes(KEY_BYTES))
     try:
         key = bytes.fromhex(file.read_text().strip())
     except OSError as error:

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.chunks import Layout, Maps, map_rows, read_rows
+from embedstore.chunks import Layout, Maps, map_rows, read_chunk, read_rows
 from embedstore.commit import layout_of, read_root, stamp_of
 from embedstore.errors import DataError, StoreError, UsageError
 from embedstore.types import Embeddings, Pixels, Recipe, Spec
@@ -173,12 +173,16 @@ class Store:
         if layout.dtype == "string" or len(self._maps) > mapped:
             self._refuse_rewritten(layout, 2)
 
-    def blocks(self, name: str) -> Iterator[NDArray[Any]]:
-        """Yield one array chunk by chunk, raw, each against its checksum; text as objects."""
-        layout, rows = layout_of(name, self.arrays[name]), self.rows(name)
+    def blocks(self, name: str, keep: NDArray[np.bool_] | None = None) -> Iterator[NDArray[Any]]:
+        """Yield one array chunk by chunk, each against its checksum; text as objects.
+
+        All of it, raw, or of each chunk the rows to `keep`, (n,).
+        """
+        layout, rows = self._layout(name), self.rows(name)
         for start in range(0, rows, layout.chunk_rows):
             block = read_chunk(self.path, layout, start // layout.chunk_rows)
-            yield block[: rows - start]
+            block = block[: rows - start]
+            yield block if keep is None else block[keep[start : start + len(block)]]
 
     def _refuse_rewritten(self, layout: Layout, times: int) -> None:
         """Raise if the array was written anew so often that these may be chunks of another commit.
@@ -204,8 +208,13 @@ class Store:
     @property
     def deleted(self) -> frozenset[str]:
         """Ids of the deleted samples; `compact` forgets them."""
-        rows = np.unique(self._listed("samples/deleted"))
+        rows = self.hidden
         return frozenset(self.array("samples/id", rows).tolist()) if len(rows) else frozenset()
+
+    @property
+    def hidden(self) -> NDArray[np.intp]:
+        """(m,) raw row numbers of the deleted samples, ascending."""
+        return np.unique(self._listed("samples/deleted"))
 
     def places(self, prefix: str) -> NDArray[np.intp]:
         """(n,) places in the arrays of one set whose vectors or pictures are visible.
@@ -503,3 +512,14 @@ class KeptPixels:
 
 def _is(name: str, prefix: str, kind: str, store: Store) -> bool:
     return name.startswith(prefix) and store.arrays[name]["node_type"] == kind
+
+
+def is_tombstones(array: str) -> bool:
+    """Say whether an array lists rows of others that hold nothing any more."""
+    return array in {"samples/deleted", "failures/dropped", f"{set_of(array)}/dropped"}
+
+
+def set_of(array: str) -> str:
+    """Return what has one row for each row of an array: its set, "samples" or "failures"."""
+    top, _, _ = array.partition("/")
+    return array.rpartition("/")[0] if top in {"embeddings", "pixels"} else top

@@ -28,6 +28,7 @@ from embedstore.store import (
     Failure,
     Kept,
     Store,
+    set_of,
 )
 from embedstore.types import Recipe, Sample, Spec
 
@@ -128,6 +129,19 @@ class Writer:
         if any(old not in {"", new} for old, new in zip(known, values, strict=True)):
             raise StoreError(f"{self.path}: values of {name!r} would change, not be filled in")
         self.rewrite(array, [values])
+
+    def extend(self, layout: Layout, blocks: Iterable[NDArray[Any]]) -> None:
+        """Append rows to one array of another store's layout, with one block and chunk in memory.
+
+        The arrays of a set must come to the same length by the next commit.
+        """
+        self._open(layout.name, layout.dtype, layout.row)
+        try:
+            for block in blocks:
+                self._appenders[layout.name].append(block)
+                self._appenders[layout.name].flush(last=False)
+        except OSError as error:
+            raise _disk_error(self.path, error) from error
 
     def rewrite(self, array: str, blocks: Iterable[NDArray[Any] | Sequence[str]]) -> None:
         """Write a committed array anew, of other rows, to be seen with the next commit.
@@ -230,7 +244,7 @@ class Writer:
         """
         for array in [n for n in self._appenders if n.startswith(_SETS) and n.endswith("/rows")]:
             of = self._appenders[array].values()
-            self._hide(array.replace("/rows", "/dropped"), np.flatnonzero(np.isin(of, rows)))
+            self._hide(f"{set_of(array)}/dropped", np.flatnonzero(np.isin(of, rows)))
         if "failures/id" in self._appenders and len(rows):
             ids = self._appenders["samples/id"].values()[rows].tolist()
             failed = self._appenders["failures/id"].values().tolist()

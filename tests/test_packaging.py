@@ -30,13 +30,13 @@ LAYERS = [
     {"metadata", "selection"},
     {"fiftyone"},
     {"export"},
-    {"check"},
+    {"check", "update", "delete", "merge"},
     {"join", "views", "feed", "register", "backlog", "changes"},
     {"encode"},
     {"extract", "search", "evaluate", "phantomclip"},
     {"report"},
     {"cli_options", "cli_console", "look"},
-    {"cli_backbones", "cli_check", "cli_export", "cli_extract", "cli_view"},
+    {"cli_backbones", "cli_change", "cli_check", "cli_export", "cli_extract", "cli_view"},
     {"cli"},
 ]
 

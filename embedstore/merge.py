@@ -1,0 +1,322 @@
+"""Merging stores of the same Specs into a new one; vectors are copied, not computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.commit import layout_of
+from embedstore.errors import StoreError, UsageError
+from embedstore.privacy import adopt, same_patients
+from embedstore.store import SAMPLE_COLUMNS, Failure, Store, is_tombstones, set_of
+from embedstore.types import Sample, Spec
+from embedstore.writer import Writer
+
+Progress = Callable[[int, int], None]
+_Content = tuple[bytes, str]
+"""The digest of a file, and which of its frames."""
+
+_SHOWN = 3
+_BATCH = 8192
+
+
+@dataclass(slots=True)
+class Merged:
+    """What merging did.
+
+    Attributes
+    ----------
+    samples
+        Samples of the new store.
+    twice
+        (store, its id, the id it goes by) of images that another store has under another id.
+    shared
+        Samples that several stores have under one id.
+    keyless
+        The ids are hashed with several keys, so that the new store has none.
+    """
+
+    samples: int = 0
+    twice: list[tuple[Path, str, str]] = field(default_factory=list)
+    shared: int = 0
+    keyless: bool = False
+
+
+def merge(
+    sources: Sequence[Path | str],
+    target: Path | str,
+    different_patients: bool = False,
+    on_progress: Progress = lambda done, total: None,
+) -> Merged:
+    """Make one store of several; nothing is written unless all of them agree.
+
+    An image that several stores have, by the bytes of its file, is taken once, and what one store
+    leaves blank of it another fills in. A Spec that only some stores have stays a Spec of their
+    samples. Every chunk is checked as it is read; memory holds the tables of samples.
+
+    Parameters
+    ----------
+    target
+        A new store.
+    different_patients
+        No patient is in two of the stores, although their ids are hashed with different keys.
+
+    Raises
+    ------
+    UsageError
+        There are fewer than two stores, or `target` is one that has something in it.
+    StoreError
+        The stores contradict each other, or their patients cannot be told apart; one is damaged;
+        or `target` cannot be written.
+    """
+    paths, target = [Path(p) for p in sources], Path(target)
+    _refuse_places(paths, target)
+    stores = [Store.open(path, verify=True) for path in paths]
+    _refuse_precisions(stores)
+    one_key = same_patients({s.path: {*s.column("group"), *s.column("exam")} for s in stores})
+    if not (one_key or different_patients):
+        raise StoreError(
+            f"{paths[0]} and the others have their patients hashed with different keys, so that a "
+            f"patient of two of them would become two patients; extract them with one key, or say "
+            f"--different-patients if no patient is in two of them"
+        )
+    plan = _Plan(stores)
+    plan.match()
+    columns = plan.columns()
+    if plan.problems:
+        more = f" (and {len(plan.problems) - _SHOWN} more)" if len(plan.problems) > _SHOWN else ""
+        raise StoreError(f"nothing is merged: {'; '.join(plan.problems[:_SHOWN])}{more}")
+    adopt(paths, target, set(columns["id"]), one_key)
+    with Writer(target) as writer:
+        _add_samples(writer, columns)
+        _copy(writer, plan, on_progress)
+        writer.commit()
+    return Merged(len(columns["id"]), plan.twice, plan.shared, not one_key)
+
+
+def _refuse_places(sources: Sequence[Path], target: Path) -> None:
+    if len({p.resolve() for p in sources}) < max(2, len(sources)):
+        raise UsageError("give two or more stores to merge, each once")
+    if target.resolve() in {p.resolve() for p in sources}:
+        raise UsageError(f"{target}: is one of the stores to merge; give a new --store")
+    if (target / "zarr.json").exists():
+        there = Store.open(target)  # what a merge that was stopped leaves is empty
+        if there.rows("samples/id") or there.specs:
+            raise UsageError(f"{target}: is a store already; give a new --store")
+
+
+def _refuse_precisions(stores: Sequence[Store]) -> None:
+    """Stop before vectors of two precisions stand under one key."""
+    made: dict[str, tuple[str, Path]] = {}
+    for store in stores:
+        for key, spec in store.specs.items():
+            if not store.count(spec):
+                continue
+            precision = str(store.provenance[key].get("precision", ""))
+            first, path = made.setdefault(key, (precision, store.path))
+            if first != precision:
+                raise StoreError(
+                    f"{store.path}: the vectors of {spec.backbone} ({key}) were made in "
+                    f"{precision}, those of {path} in {first}; extract one of them anew"
+                )
+
+
+@dataclass(slots=True)
+class _Plan:
+    """Where each visible sample of each store goes: `places[k]` by raw row, -1 for the deleted."""
+
+    stores: Sequence[Store]
+    places: list[NDArray[np.int64]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    twice: list[tuple[Path, str, str]] = field(default_factory=list)
+    shared: int = 0
+    names: list[str] = field(default_factory=list)
+    _contents: list[_Content | None] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Count the samples of the new store."""
+        return len(self.names)
+
+    def match(self) -> None:
+        """Find the samples that are the same, by id or by content."""
+        by_id: dict[str, int] = {}
+        by_content: dict[_Content, int] = {}
+        for store in self.stores:
+            rows, contents = store.visible, _contents(store)
+            ids = store.array("samples/id")
+            places = np.full(len(ids), -1, dtype=np.int64)
+            fresh: dict[_Content, int] = {}
+            for row in rows.tolist():
+                name, content = str(ids[row]), contents.get(row)
+                place = self._place(store, name, content, by_id, by_content)
+                places[row] = place
+                if content:
+                    fresh.setdefault(content, place)
+            by_id |= {str(ids[row]): int(places[row]) for row in rows.tolist()}
+            by_content = fresh | by_content  # only of earlier stores: copies within one stay
+            self.places.append(places)
+
+    def _place(
+        self,
+        store: Store,
+        name: str,
+        content: _Content | None,
+        by_id: Mapping[str, int],
+        by_content: Mapping[_Content, int],
+    ) -> int:
+        if name in by_id:
+            place = by_id[name]
+            known = self._contents[place]
+            if known and content and known != content:
+                self.problems.append(
+                    f"{name!r} of {store.path} is another image than the one of that id before"
+                )
+            self._contents[place] = known or content
+            self.shared += 1
+            return place
+        if content and content in by_content:
+            place = by_content[content]
+            self.twice.append((store.path, name, self.names[place]))
+            return place
+        self.names.append(name)
+        self._contents.append(content)
+        return len(self.names) - 1
+
+    def columns(self) -> dict[str, NDArray[np.object_]]:
+        """Return (N,) values of each column, blanks filled in by the stores that know them."""
+        labels = dict.fromkeys(name for store in self.stores for name in store.labels)
+        columns = {"id": np.array(self.names, dtype=object)}
+        for name in (*SAMPLE_COLUMNS[1:], *(f"labels/{label}" for label in labels)):
+            columns[name] = self._column(name)
+        return columns
+
+    def _column(self, name: str) -> NDArray[np.object_]:
+        values = np.full(len(self.names), "", dtype=object)
+        for store, places in zip(self.stores, self.places, strict=True):
+            if f"samples/{name}" not in store.arrays:
+                continue
+            rows = store.visible
+            given, at = store.array(f"samples/{name}", rows).astype(object), places[rows]
+            blank = values[at] == ""
+            values[at[blank]] = given[blank]
+            if name != "path":  # copies lie in two places
+                self._compare(store, name, given, values[at], at)
+        return values
+
+    def _compare(
+        self,
+        store: Store,
+        name: str,
+        given: NDArray[np.object_],
+        known: NDArray[np.object_],
+        at: NDArray[np.int64],
+    ) -> None:
+        name = {"group": "patient"}.get(name, name.removeprefix("labels/"))
+        for n in np.flatnonzero((given != "") & (given != known)):
+            self.problems.append(
+                f"{name} of {self.names[at[n]]!r} is {given[n]!r} in {store.path} and "
+                f"{known[n]!r} in another store (`embedstore update` changes it)"
+            )
+
+
+def _contents(store: Store) -> dict[int, _Content]:
+    """Map raw rows to what their images are, as far as any set tells."""
+    found: dict[int, _Content] = {}
+    ids = store.array("samples/id")
+    for prefix in _prefixes(store):
+        places = store.places(prefix)
+        digests = store.array(f"{prefix}/digests", places)
+        rows = store.array(f"{prefix}/rows", places).tolist()
+        for row, digest in zip(rows, digests, strict=True):
+            frame = str(ids[row]).rpartition("#")
+            found[row] = (digest.tobytes(), frame[2] if frame[1] and frame[2].isdigit() else "")
+    return found
+
+
+def _prefixes(store: Store) -> list[str]:
+    names = (name for name in store.arrays if name.startswith(("embeddings/", "pixels/")))
+    return [set_of(name) for name in names if name.endswith("/rows")]
+
+
+def _add_samples(writer: Writer, columns: Mapping[str, NDArray[np.object_]]) -> None:
+    labels = [name for name in columns if name.startswith("labels/")]
+    for start in range(0, len(columns["id"]), _BATCH):
+        part = {name: values[start : start + _BATCH].tolist() for name, values in columns.items()}
+        writer.add_samples(
+            [
+                Sample(
+                    path=Path(part["path"][n]),
+                    labels={name.removeprefix("labels/"): part[name][n] for name in labels},
+                    private=not part["path"][n],
+                    **{name: part[name][n] for name in SAMPLE_COLUMNS if name != "path"},
+                )
+                for n in range(len(part["id"]))
+            ]
+        )
+
+
+def _copy(writer: Writer, plan: _Plan, on_progress: Progress) -> None:
+    """Append the sets of every store, and what failed in them."""
+    have: dict[str, NDArray[np.bool_]] = {}
+    jobs = [
+        (store, places, prefix)
+        for store, places in zip(plan.stores, plan.places, strict=True)
+        for prefix in _prefixes(store)
+    ]
+    for spec, made in _made(plan.stores):
+        writer.add_spec(spec, made[0] | ({"merged": made[1:]} if made[1:] else {}))
+    for done, (store, places, prefix) in enumerate(jobs, 1):
+        of = "/".join(prefix.split("/")[:2])  # pictures of two kinds are of one recipe
+        there = have.setdefault(of, np.zeros(plan.count, dtype=bool))
+        _copy_set(writer, store, prefix, places, there)
+        on_progress(done, len(jobs))
+    for store, places in zip(plan.stores, plan.places, strict=True):
+        writer.add_failures(_failures(store, places, plan.names))
+
+
+def _made(stores: Sequence[Store]) -> list[tuple[Spec, list[dict[str, Any]]]]:
+    """Return each Spec, and what made its vectors in one store after the other."""
+    found: dict[str, tuple[Spec, list[dict[str, Any]]]] = {}
+    for store in stores:
+        for key, spec in store.specs.items():
+            made = found.setdefault(key, (spec, []))[1]
+            if store.count(spec) or not made:
+                made.append(dict(store.provenance[key]))
+    return list(found.values())
+
+
+def _copy_set(
+    writer: Writer,
+    store: Store,
+    prefix: str,
+    places: NDArray[np.int64],
+    have: NDArray[np.bool_],
+) -> None:
+    """Append what the new store has not got of a set, and add these samples to `have`."""
+    rows, shown = store.array(f"{prefix}/rows"), store.places(prefix)
+    at = places[rows[shown]]
+    _, first = np.unique(at, return_index=True)  # two copies in one store may be one now
+    chosen = np.zeros(len(rows), dtype=bool)
+    chosen[shown[first]] = ~have[at[first]]
+    for name in [n for n in store.arrays if n.startswith(f"{prefix}/") and not is_tombstones(n)]:
+        blocks = store.blocks(name, chosen)
+        if name == f"{prefix}/rows":
+            blocks = (places[block] for block in blocks)
+        writer.extend(layout_of(name, store.arrays[name]), blocks)
+    have[places[rows[chosen]]] = True
+
+
+def _failures(store: Store, places: NDArray[np.int64], names: Sequence[str]) -> list[Failure]:
+    """Return what failed, by the ids of the new store."""
+    rows = dict(zip(store.column("id").tolist(), store.visible.tolist(), strict=True))
+    return [
+        Failure(names[int(places[rows[f.id]])], f.path, f.stage, f.reason, f.spec)
+        for f in store.failures()
+        if f.id in rows
+    ]
