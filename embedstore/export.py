@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import polars as pl
@@ -93,18 +95,23 @@ def _npy(chosen: Selection, folder: Path, show: Progress) -> None:
     folder.mkdir()
     chosen.table.write_csv(folder / "table.csv")
     (folder / "spec.json").write_text(json.dumps(chosen.provenance(), indent=1))
-    files = [
-        np.lib.format.open_memmap(
-            folder / f"{name.replace('embedding', 'vectors', 1)}.npy",
-            mode="w+",
-            dtype=spec.dtype,
-            shape=(len(chosen.rows), spec.dim),
-        )
-        for name, spec in zip(chosen.names, chosen.specs, strict=True)
-    ]
-    for part, vectors in chosen.blocks(show):
-        for file, values in zip(files, vectors, strict=True):
-            file[part] = values
+    # written, not mapped: a full disk is then an error and not the end of the process
+    with ExitStack() as stack:
+        files = []
+        for name, spec in zip(chosen.names, chosen.specs, strict=True):
+            path = folder / f"{name.replace('embedding', 'vectors', 1)}.npy"
+            files.append(stack.enter_context(path.open("wb")))
+            _npy_header(files[-1], spec.dtype, (len(chosen.rows), spec.dim))
+        for _, vectors in chosen.blocks(show):
+            for file, values in zip(files, vectors, strict=True):
+                file.write(values.tobytes())
+
+
+def _npy_header(file: BinaryIO, dtype: str, shape: tuple[int, int]) -> None:
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
 
 
 def _csv(chosen: Selection, file: Path, show: Progress) -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import dicom_archive as made
 import numpy as np
+import polars as pl
 import pytest
 import torch
+import zarr
 from sklearn.neighbors import NearestCentroid
 
+from embedstore import phantoms
+from embedstore.cli import _run
 from embedstore.types import BackboneRequest, Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +57,11 @@ def test_the_guides_backbone_is_a_backbone() -> None:
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "CONTRIBUTING.md", "docs/store.md", "docs/offline.md", "docs/dicom.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        *("docs/store.md", "docs/offline.md", "docs/dicom.md", "docs/python.md"),
+    ],
 )
 def test_every_link_leads_somewhere(document: str) -> None:
     text = (ROOT / document).read_text()
@@ -63,7 +72,9 @@ def test_every_link_leads_somewhere(document: str) -> None:
 
 def test_every_option_named_exists() -> None:
     known = (ROOT / "docs" / "cli.md").read_text()
-    text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/dicom.md"))
+    text = "".join(
+        (ROOT / name).read_text() for name in ("README.md", "docs/dicom.md", "docs/python.md")
+    )
     for option in set(re.findall(r"`(--[a-z-]+)", text)):
         assert option in known, option
 
@@ -78,3 +89,20 @@ def test_the_archive_s_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [s.labels["density"] for s in names["samples"]] == ["A"] * 4 + ["B"] * 4
     assert all(s.private and "00PAT" not in s.group for s in names["samples"])
     assert (tmp_path / "S.zarr.linkage.csv").exists()
+
+
+def test_the_notebook_s_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    manifest = phantoms.write(Path("films"), patients=10, size=96, seed=0)
+    command = ["extract", str(manifest), "--store", "films.zarr", "--backbone", "phantom-clip"]
+    assert _run([*command, "--keep-pixels", "--workers", "0"], debug=True) == 0
+    names: dict[str, Any] = {}
+    for block in blocks("docs/python.md"):
+        if "fiftyone" not in block or find_spec("fiftyone"):
+            exec(block, names)
+    group = zarr.open_group("films.zarr", mode="r")
+    raw = group[f"embeddings/{names['store'].find('phantom-clip').key}/vectors"][:]
+    np.testing.assert_array_equal(names["store"].vectors("phantom-clip"), raw)
+    np.testing.assert_array_equal(pl.read_parquet("films.parquet")["embedding"].to_numpy(), raw)
+    assert names["picture"].shape[0] == 3
+    assert names["dataset"].classes == ("A", "B", "C", "D")
