@@ -55,7 +55,7 @@ class Writer:
     _appenders: dict[str, Appender] = field(default_factory=dict)
     _state: dict[str, Any] = field(default_factory=dict)
     _arrays: dict[str, Any] = field(default_factory=dict)  # as of the last commit
-    _on_disk: dict[str, Any] = field(default_factory=dict)
+    _on_disk: dict[str, bytes] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Writer:
@@ -295,9 +295,12 @@ class Writer:
         They lag behind the root, they never run ahead.
         """
         for name, metadata in nodes.items():
-            if self._on_disk.get(name) != metadata:
-                write_whole(self.path / name / "zarr.json", as_json(metadata))
-                self._on_disk[name] = metadata
+            file, text = self.path / name / "zarr.json", as_json(metadata)
+            if name not in self._on_disk:
+                self._on_disk[name] = file.read_bytes() if file.exists() else b""
+            if self._on_disk[name] != text:
+                write_whole(file, text)
+                self._on_disk[name] = text
 
     def _open_columns(self, names: Sequence[str], prefix: str) -> None:
         for name in names:
