@@ -81,14 +81,13 @@ def _parquet(chosen: Selection, file: Path, show: Progress) -> None:
             block = chosen.table[part].with_columns(made)
             yield block if columns is None else block.select(columns)
 
-    schema = {**chosen.table.schema, **lists}
-    # numbers of this kind hardly compress, and tables of text do well with this
-    register_io_source(read, schema=schema).sink_parquet(
-        file,
-        compression="lz4",
-        row_group_size=BLOCK,
-        metadata={"embedstore": json.dumps(chosen.provenance())},
-    )
+    rows = register_io_source(read, schema={**chosen.table.schema, **lists})
+    specs = {"embedstore": json.dumps(chosen.provenance())}
+    try:
+        # vectors hardly compress, whatever the effort
+        rows.sink_parquet(file, compression="lz4", row_group_size=BLOCK, metadata=specs)
+    except pl.exceptions.ComputeError as error:
+        raise OSError(str(error)) from error
 
 
 def _npy(chosen: Selection, folder: Path, show: Progress) -> None:

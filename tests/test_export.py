@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -217,10 +218,17 @@ def test_a_second_export_to_the_same_place_is_refused(made: Made, tmp_path: Path
         export(embedstore.open(made.path), tmp_path / "out", "csv", ["whole"])
 
 
-def test_a_disk_that_refuses_is_one_line(made: Made) -> None:
-    with pytest.raises(StoreError, match="cannot be written") as caught:
-        export(embedstore.open(made.path), "/proc/out", "csv", ["whole"])
+@pytest.mark.parametrize("form", ["parquet", "npy", "csv"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(made: Made, tmp_path: Path, form: str) -> None:
+    store, (soft, hard) = embedstore.open(made.path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(StoreError, match=r"out: cannot be written: .*too large") as caught:
+            export(store, tmp_path / "out", form, ["whole"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_store_gives_no_export(tmp_path: Path) -> None:
