@@ -32,6 +32,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return make(tmp_path_factory.mktemp("made") / "s.zarr")
 
 
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an export of a few rows be one of several blocks."""
+    monkeypatch.setattr("embedstore.selection.BLOCK", 50)
+
+
 def of_whole(made: Made) -> tuple[list[str], np.ndarray]:
     there = made.visible()
     return [f"i{n}" for n in there], made.vectors["whole"][there]
@@ -126,10 +132,7 @@ def test_a_label_called_embedding_stays_a_label(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["npy", "csv"])
-def test_vectors_are_never_all_in_memory(
-    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("embedstore.selection.BLOCK", 256)
+def test_vectors_are_never_all_in_memory(tmp_path: Path, form: str) -> None:
     n, dim = 12_000, 512
     spec = Spec("big", "0", Recipe(), "pooled", dim)
     with Writer(tmp_path / "s.zarr") as writer:
