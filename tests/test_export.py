@@ -132,8 +132,11 @@ def test_a_label_called_embedding_stays_a_label(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["npy", "csv"])
-def test_vectors_are_never_all_in_memory(tmp_path: Path, form: str) -> None:
-    n, dim = 12_000, 512
+def test_vectors_are_never_all_in_memory(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedstore.selection.BLOCK", 256)
+    n, dim = 6_000, 512
     spec = Spec("big", "0", Recipe(), "pooled", dim)
     with Writer(tmp_path / "s.zarr") as writer:
         writer.add_samples([Sample(f"{i}", Path("x")) for i in range(n)])
