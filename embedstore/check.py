@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.arrays import is_tombstones
 from embedstore.chunks import Layout, read_chunk
 from embedstore.commit import layout_of
 from embedstore.errors import StoreError
@@ -33,7 +34,7 @@ from embedstore.leftovers import (
 )
 from embedstore.lock import lock_of, write_lock
 from embedstore.metadata import describe_again, metadata_trouble, own_metadata
-from embedstore.store import FAILURE_COLUMNS, SAMPLE_COLUMNS, Store, is_tombstones
+from embedstore.store import FAILURE_COLUMNS, SAMPLE_COLUMNS, Store
 
 _OF_EACH_IMAGE = ("rows", "digests", "cut", "stat")
 _SET = {"embeddings": ("vectors", *_OF_EACH_IMAGE), "pixels": ("values", *_OF_EACH_IMAGE)}

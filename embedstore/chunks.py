@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,60 +92,6 @@ class Layout:
         return root / self.name / separator.join(parts)
 
 
-@dataclass(slots=True)
-class Appender:
-    """The growing end of one array: rows wait here until `flush` writes their chunks."""
-
-    root: Path
-    layout: Layout
-    rows: int
-    _tail: list[NDArray[Any]] = field(default_factory=list)
-    _changed: bool = False
-
-    def __post_init__(self) -> None:
-        """Take back the rows of the last, partly filled chunk."""
-        kept = self.rows % self.layout.chunk_rows
-        if kept:
-            chunk = self.rows // self.layout.chunk_rows
-            self._tail = [read_chunk(self.root, self.layout, chunk)[:kept]]
-
-    def append(self, values: NDArray[Any] | Sequence[str]) -> None:
-        """Add rows; nothing is on disk before `flush`."""
-        text = self.layout.dtype == "string"
-        block = np.asarray(values, dtype=object if text else self.layout.dtype)
-        if block.shape[1:] != self.layout.row:
-            raise StoreError(
-                f"{self.layout.name}: rows are {self.layout.row}, not {block.shape[1:]}"
-            )
-        self._tail.append(block)
-        self.rows += len(block)
-        self._changed = True
-
-    def values(self) -> NDArray[Any]:
-        """(rows, …): every row, also those that wait; text comes as an object array."""
-        waiting = sum(map(len, self._tail))
-        chunks = range((self.rows - waiting) // self.layout.chunk_rows)
-        parts = [read_chunk(self.root, self.layout, c) for c in chunks] + self._tail
-        return np.concatenate([_no_rows(self.layout), *parts])
-
-    def flush(self, last: bool = True) -> None:
-        """Write every chunk the rows reach into; the last one, if not full, also stays in memory.
-
-        Without `last`, chunks that are not full only stay in memory.
-        """
-        waiting = sum(map(len, self._tail))
-        step = self.layout.chunk_rows
-        if not self._changed or not self.rows or (not last and waiting < step):
-            return
-        block = np.concatenate(self._tail)
-        first, full = (self.rows - len(block)) // step, len(block) // step * step
-        for start in range(0, len(block) if last else full, step):
-            file = self.layout.chunk_file(self.root, first + start // step)
-            write_whole(file, _encode(self.layout, block[start : start + step]))
-        self._tail = [block[full:].copy()] if full < len(block) else []
-        self._changed = not last and bool(self._tail)
-
-
 def earlier_chunks(root: Path, layout: Layout) -> Iterator[Path]:
     """Yield the files an array has under other forms of chunk keys than its own."""
     for form, pattern in enumerate(_FILES):
@@ -199,7 +145,8 @@ def read_chunk(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
     )
 
 
-def _no_rows(layout: Layout) -> NDArray[Any]:
+def no_rows(layout: Layout) -> NDArray[Any]:
+    """(0, …): an empty array of a layout's type and row; text as objects."""
     return np.empty((0, *layout.row), dtype=object if layout.dtype == "string" else layout.dtype)
 
 
@@ -285,7 +232,7 @@ def read_rows(
     if layout.dtype == "string":
         chunks = range(-(-rows // layout.chunk_rows))
         parts = [read_chunk(root, layout, c)[: rows - c * layout.chunk_rows] for c in chunks]
-        text = np.concatenate([_no_rows(layout), *parts]).astype(str)
+        text = np.concatenate([no_rows(layout), *parts]).astype(str)
         return text if wanted is None else text[wanted]
     whole = None if verify else map_rows(root, layout, rows, maps)
     if whole is not None:
@@ -310,7 +257,8 @@ def _gathered(
     return out
 
 
-def _encode(layout: Layout, block: NDArray[Any]) -> bytes:
+def encode(layout: Layout, block: NDArray[Any]) -> bytes:
+    """Return a chunk as it lies on the disk, what the block is short of filled up."""
     missing = layout.chunk_rows - len(block)
     if layout.dtype == "string":
         from numcodecs.vlen import VLenUTF8

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.arrays import is_tombstones, set_of
 from embedstore.errors import StoreError, UsageError
 from embedstore.leftovers import sweep
 from embedstore.metadata import describe_again
 from embedstore.privacy import alias_of, unlink
-from embedstore.store import Store, is_tombstones, set_of
+from embedstore.store import Store
 from embedstore.writer import Writer
 
 Progress = Callable[[int, int], None]

@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.arrays import is_tombstones
 from embedstore.commit import layout_of
 from embedstore.errors import StoreError, UsageError
+from embedstore.matching import Matching, prefixes
 from embedstore.privacy import adopt, same_patients
-from embedstore.store import SAMPLE_COLUMNS, Failure, Store, is_tombstones, set_of
+from embedstore.store import SAMPLE_COLUMNS, Failure, Store
 from embedstore.types import Sample, Spec
 from embedstore.writer import Writer
 
 Progress = Callable[[int, int], None]
-_Content = tuple[bytes, str]
-"""The digest of a file, and which of its frames."""
-
 _SHOWN = 3
 _BATCH = 8192
 
@@ -85,7 +84,7 @@ def merge(
             f"patient of two of them would become two patients; extract them with one key, or say "
             f"--different-patients if no patient is in two of them"
         )
-    plan = _Plan(stores)
+    plan = Matching(stores)
     plan.match()
     columns = plan.columns()
     if plan.problems:
@@ -126,124 +125,6 @@ def _refuse_precisions(stores: Sequence[Store]) -> None:
                 )
 
 
-@dataclass(slots=True)
-class _Plan:
-    """Where each visible sample of each store goes: `places[k]` by raw row, -1 for the deleted."""
-
-    stores: Sequence[Store]
-    places: list[NDArray[np.int64]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    twice: list[tuple[Path, str, str]] = field(default_factory=list)
-    shared: int = 0
-    names: list[str] = field(default_factory=list)
-    _contents: list[_Content | None] = field(default_factory=list)
-
-    @property
-    def count(self) -> int:
-        """Count the samples of the new store."""
-        return len(self.names)
-
-    def match(self) -> None:
-        """Find the samples that are the same, by id or by content."""
-        by_id: dict[str, int] = {}
-        by_content: dict[_Content, int] = {}
-        for store in self.stores:
-            rows, contents = store.visible, _contents(store)
-            ids = store.array("samples/id")
-            places = np.full(len(ids), -1, dtype=np.int64)
-            fresh: dict[_Content, int] = {}
-            for row in rows.tolist():
-                name, content = str(ids[row]), contents.get(row)
-                place = self._place(store, name, content, by_id, by_content)
-                places[row] = place
-                if content:
-                    fresh.setdefault(content, place)
-            by_id |= {str(ids[row]): int(places[row]) for row in rows.tolist()}
-            by_content = fresh | by_content  # only of earlier stores: copies within one stay
-            self.places.append(places)
-
-    def _place(
-        self,
-        store: Store,
-        name: str,
-        content: _Content | None,
-        by_id: Mapping[str, int],
-        by_content: Mapping[_Content, int],
-    ) -> int:
-        if name in by_id:
-            place = by_id[name]
-            known = self._contents[place]
-            if known and content and known != content:
-                self.problems.append(
-                    f"{name!r} of {store.path} is another image than the one of that id before"
-                )
-            self._contents[place] = known or content
-            self.shared += 1
-            return place
-        if content and content in by_content:
-            place = by_content[content]
-            self.twice.append((store.path, name, self.names[place]))
-            return place
-        self.names.append(name)
-        self._contents.append(content)
-        return len(self.names) - 1
-
-    def columns(self) -> dict[str, NDArray[np.object_]]:
-        """Return (N,) values of each column, blanks filled in by the stores that know them."""
-        labels = dict.fromkeys(name for store in self.stores for name in store.labels)
-        columns = {"id": np.array(self.names, dtype=object)}
-        for name in (*SAMPLE_COLUMNS[1:], *(f"labels/{label}" for label in labels)):
-            columns[name] = self._column(name)
-        return columns
-
-    def _column(self, name: str) -> NDArray[np.object_]:
-        values = np.full(len(self.names), "", dtype=object)
-        for store, places in zip(self.stores, self.places, strict=True):
-            if f"samples/{name}" not in store.arrays:
-                continue
-            rows = store.visible
-            given, at = store.array(f"samples/{name}", rows).astype(object), places[rows]
-            blank = values[at] == ""
-            values[at[blank]] = given[blank]
-            if name != "path":  # copies lie in two places
-                self._compare(store, name, given, values[at], at)
-        return values
-
-    def _compare(
-        self,
-        store: Store,
-        name: str,
-        given: NDArray[np.object_],
-        known: NDArray[np.object_],
-        at: NDArray[np.int64],
-    ) -> None:
-        name = {"group": "patient"}.get(name, name.removeprefix("labels/"))
-        for n in np.flatnonzero((given != "") & (given != known)):
-            self.problems.append(
-                f"{name} of {self.names[at[n]]!r} is {given[n]!r} in {store.path} and "
-                f"{known[n]!r} in another store (`embedstore update` changes it)"
-            )
-
-
-def _contents(store: Store) -> dict[int, _Content]:
-    """Map raw rows to what their images are, as far as any set tells."""
-    found: dict[int, _Content] = {}
-    ids = store.array("samples/id")
-    for prefix in _prefixes(store):
-        places = store.places(prefix)
-        digests = store.array(f"{prefix}/digests", places)
-        rows = store.array(f"{prefix}/rows", places).tolist()
-        for row, digest in zip(rows, digests, strict=True):
-            frame = str(ids[row]).rpartition("#")
-            found[row] = (digest.tobytes(), frame[2] if frame[1] and frame[2].isdigit() else "")
-    return found
-
-
-def _prefixes(store: Store) -> list[str]:
-    names = (name for name in store.arrays if name.startswith(("embeddings/", "pixels/")))
-    return [set_of(name) for name in names if name.endswith("/rows")]
-
-
 def _add_samples(writer: Writer, columns: Mapping[str, NDArray[np.object_]]) -> None:
     labels = [name for name in columns if name.startswith("labels/")]
     for start in range(0, len(columns["id"]), _BATCH):
@@ -261,13 +142,13 @@ def _add_samples(writer: Writer, columns: Mapping[str, NDArray[np.object_]]) -> 
         )
 
 
-def _copy(writer: Writer, plan: _Plan, on_progress: Progress) -> None:
+def _copy(writer: Writer, plan: Matching, on_progress: Progress) -> None:
     """Append the sets of every store, and what failed in them."""
     have: dict[str, NDArray[np.bool_]] = {}
     jobs = [
         (store, places, prefix)
         for store, places in zip(plan.stores, plan.places, strict=True)
-        for prefix in _prefixes(store)
+        for prefix in prefixes(store)
     ]
     for spec, made in _made(plan.stores):
         writer.add_spec(spec, made[0] | ({"merged": made[1:]} if made[1:] else {}))

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.chunks import TEMPORARY, Appender, Layout, earlier_chunks, write_whole
+from embedstore.appender import Appender
+from embedstore.arrays import set_of
+from embedstore.chunks import TEMPORARY, Layout, earlier_chunks, write_whole
 from embedstore.commit import FORMAT, as_json, groups_above, layout_of, read_root, root_of
 from embedstore.errors import StoreError
 from embedstore.lock import lock_of, write_lock
@@ -28,7 +30,6 @@ from embedstore.store import (
     Failure,
     Kept,
     Store,
-    set_of,
 )
 from embedstore.types import Recipe, Sample, Spec
 
@@ -246,9 +247,8 @@ class Writer:
             of = self._appenders[array].values()
             self._hide(f"{set_of(array)}/dropped", np.flatnonzero(np.isin(of, rows)))
         if "failures/id" in self._appenders and len(rows):
-            ids = self._appenders["samples/id"].values()[rows].tolist()
+            gone = set(self._appenders["samples/id"].take(rows).tolist())
             failed = self._appenders["failures/id"].values().tolist()
-            gone = set(ids)
             places = [n for n, sample_id in enumerate(failed) if sample_id in gone]
             self._hide("failures/dropped", np.array(places, dtype=np.int64))
 
