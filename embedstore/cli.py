@@ -13,13 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedstore import cli_backbones, cli_change, cli_check, cli_export, cli_extract, cli_view
+from embedstore import (
+    cli_backbones,
+    cli_change,
+    cli_check,
+    cli_export,
+    cli_extract,
+    cli_probe,
+    cli_view,
+)
 from embedstore.cli_console import err, out, say, tell_failures
-from embedstore.errors import DataError, EmbedstoreError, ManifestError, UsageError
+from embedstore.cli_probe import Verify, specs_of
+from embedstore.errors import EmbedstoreError, ManifestError, UsageError
 
 if TYPE_CHECKING:
     from embedstore.store import Store
-    from embedstore.types import Spec
 
 app = typer.Typer(
     help="Frozen embeddings of medical images in plain Zarr, and honest probes on them.",
@@ -30,9 +38,6 @@ app = typer.Typer(
 app.add_typer(cli_backbones.app, name="backbones")
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Verify = Annotated[
-    bool, typer.Option("--verify", help="Compare the checksum of all that is read from the store.")
-]
 
 
 @app.callback()
@@ -43,6 +48,7 @@ def options(
 
 
 app.command()(cli_extract.extract)
+app.command()(cli_probe.probe)
 app.command()(cli_view.view)
 app.command()(cli_check.check)
 app.command()(cli_export.export)
@@ -50,58 +56,6 @@ app.command()(cli_change.update)
 app.command()(cli_change.delete)
 app.command()(cli_change.compact)
 app.command()(cli_change.merge)
-
-
-@app.command()
-def probe(
-    store: StorePath,
-    label: Annotated[str, typer.Option(help="The column to predict.")],
-    head: Annotated[list[str] | None, typer.Option(help="logistic, knn, or a plug-in.")] = None,
-    backbone: Annotated[
-        list[str] | None, typer.Option(help="Name or key in the store; by default all.")
-    ] = None,
-    folds: Annotated[int, typer.Option(help="Folds, by patient.", min=2)] = 5,
-    test_share: Annotated[
-        float, typer.Option(help="One holdout of this share instead of folds.", min=0, max=0.5)
-    ] = 0.0,
-    repeats: Annotated[int, typer.Option(help="Fold seeds to average over.", min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="The first fold seed.", min=0)] = 0,
-    order: Annotated[
-        str, typer.Option(help="Classes in clinical order, comma-separated, for quadratic kappa.")
-    ] = "",
-    verify: Verify = False,
-    as_json: AsJson = False,
-) -> None:
-    """Train heads on stored vectors and score them by patient, with intervals and floors."""
-    from dataclasses import replace
-
-    from embedstore import registry
-    from embedstore.evaluate import evaluate
-    from embedstore.report.table import probe_table
-    from embedstore.store import Store
-
-    opened = Store.open(store, verify)
-    opened.column(label)
-    if label in {"id", "group"}:
-        raise UsageError(f"--label {label} says who an image is of; there is nothing to predict")
-    classes = tuple(c.strip() for c in order.split(",") if c.strip())
-    heads = {name: registry.load(registry.PROBES, name) for name in head or ["logistic"]}
-    reports = []
-    for spec in _specs(opened, backbone):
-        embeddings = opened.read(spec)
-        said = opened.notes(spec)
-        for name, make in heads.items():
-            report = evaluate(
-                embeddings, label, make, name, folds, test_share, repeats, seed, classes
-            )
-            reports.append(replace(report, notes=report.notes + said))
-    if as_json:
-        # a plug-in's parameters may be anything
-        print(json.dumps([r.to_dict() for r in reports], indent=2, default=str))
-        return
-    out.print(probe_table(reports))
-    for note in dict.fromkeys(n for r in reports for n in r.notes):
-        say(out, f"note: {note}")
 
 
 @app.command()
@@ -148,7 +102,7 @@ def search(
     from embedstore.store import Store
 
     opened = Store.open(store, verify)
-    specs = _specs(opened, [backbone] if backbone else None)
+    specs = specs_of(opened, [backbone] if backbone else None)
     if len(specs) > 1:
         names = ", ".join(s.backbone for s in specs)
         raise UsageError(f"{store} has embeddings of {names}; choose one with --backbone")
@@ -219,15 +173,6 @@ def _tell_error(error: Exception) -> int:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _specs(store: Store, names: list[str] | None) -> list[Spec]:
-    named = [store.find(name) for name in names] if names else store.specs.values()
-    specs = [s for s in dict.fromkeys(named) if store.count(s)]
-    if not specs:
-        which = f" of {', '.join(names)}" if names else ""
-        raise DataError(f"{store.path}: holds no vectors{which} yet; run `embedstore extract`")
-    return specs
 
 
 def _info(store: Store, labels: dict[str, dict[str, int]]) -> dict[str, Any]:

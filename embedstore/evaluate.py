@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.choose import Chosen, Grid, Sides, answers, at_the_edge, chosen
 from embedstore.classes import numeric, order_of
 from embedstore.errors import DataError, UsageError
+from embedstore.few import Few
+from embedstore.fitted import Answers
 from embedstore.metrics import (
     RESAMPLES,
     confusion,
@@ -21,10 +24,7 @@ from embedstore.metrics import (
     scores,
 )
 from embedstore.splits import holdout, kfold, linked
-from embedstore.types import Embeddings, Floats, Report, Score, Split
-
-Answers = NDArray[np.float64]
-"""(n, k) probabilities, each row by a head that did not see the image's patient."""
+from embedstore.types import Embeddings, Report, Score, Split
 
 
 def labelled(embeddings: Embeddings, label: str) -> tuple[Embeddings, NDArray[np.str_], int]:
@@ -44,28 +44,26 @@ def labelled(embeddings: Embeddings, label: str) -> tuple[Embeddings, NDArray[np
 def evaluate(
     embeddings: Embeddings,
     label: str,
-    make_probe: Callable[[], Any],
+    make_probe: Callable[..., Any],
     name: str,
     folds: int = 5,
     test_share: float = 0.0,
     repeats: int = 1,
     seed: int = 0,
     order: tuple[str, ...] = (),
+    grid: Grid | None = None,
+    few: Few | None = None,
 ) -> Report:
     """Train and test a head, and score it with intervals and floors.
 
     With k-fold, every image is tested once, by a head that saw no image of its patient; the
     metrics are of all these answers together. With `repeats` they are averaged over fold seeds.
-    Vectors are standardised by the training side of each fold.
+    Vectors are standardised by the training side of each fold, unless the head says otherwise.
 
-    Parameters
-    ----------
-    make_probe
-        Returns a fresh head, any scikit-learn classifier with ``predict_proba``.
-    test_share
-        More than 0: one stratified holdout of that share instead of `folds`.
-    order
-        The classes in clinical order, for quadratic kappa.
+    `make_probe` returns a fresh head with the parameters it is given, any scikit-learn classifier;
+    more than 0 of `test_share` makes one stratified holdout instead of `folds`; `order` is the
+    classes' clinical order; from `grid` parameters are chosen, for each fold on its training side
+    alone; of which `few` takes a part.
 
     Raises
     ------
@@ -77,26 +75,34 @@ def evaluate(
     classes = order_of(labels, order)
     truth = np.array([classes.index(v) for v in labels.tolist()], dtype=np.intp)
     splits = _splits(kept, labels, folds, test_share, repeats, seed)
-    runs = [_run(kept, truth, len(classes), split, make_probe) for split in splits]
     groups = linked(kept)
+    sides = _sides(splits, truth, groups, few)
+    found = _found(make_probe, grid, kept, truth, groups, sides, seed)
+    runs = _together(splits, sides, found, truth.shape[0], len(classes))
     tested = splits[0].fold >= 0
-    probe = make_probe()
+    notes = _notes(kept, left_out, label) + _order_note(classes, order)
     return Report(
         probe=name,
-        parameters=probe.get_params() if hasattr(probe, "get_params") else {},
+        parameters=_parameters(make_probe()),
         spec=embeddings.spec,
         label=label,
         classes=classes,
-        split=f"{splits[0].method}, {repeats} seeds" if repeats > 1 else splits[0].method,
+        split=splits[0].method + (f", {repeats} seeds" if repeats > 1 else ""),
         split_fingerprint=splits[0].fingerprint,
         metrics=_metrics(truth, groups, splits, runs, seed),
         confusion=_confusion(truth[tested], runs[0][tested]),
-        n_train=int(np.mean([len(train) for train, _ in splits[0]])),
+        n_train=int(np.mean([len(train) for train, _ in sides])),
         n_test=int(tested.sum()),
         n_patients=len(np.unique(groups[tested])),
         seconds=time.monotonic() - began,
-        notes=_notes(kept, left_out, label) + _order_note(classes, order),
+        notes=notes + _grid_notes(f"{kept.spec.backbone}, {name}", grid, found),
+        chosen=tuple(dict(c.parameters) for c in found) if grid else (),
+        few=str(few) if few else "",
     )
+
+
+def _parameters(probe: Any) -> dict[str, Any]:
+    return probe.get_params() if hasattr(probe, "get_params") else {}
 
 
 def _splits(
@@ -113,6 +119,47 @@ def _splits(
     if test_share:
         return [holdout(embeddings, labels, test_share, s) for s in seeds]
     return [kfold(embeddings, labels, folds, s) for s in seeds]
+
+
+def _sides(
+    splits: Sequence[Split], truth: NDArray[np.intp], groups: NDArray[np.intp], few: Few | None
+) -> Sides:
+    """Return the two sides of every fold of every split, of the first perhaps a part."""
+    sides = [(split.seed, train, test) for split in splits for train, test in split]
+    if few is None:
+        return [(train, test) for _, train, test in sides]
+    return [(few.take(truth, groups, train, seed), test) for seed, train, test in sides]
+
+
+def _found(
+    make_probe: Callable[..., Any],
+    grid: Grid | None,
+    embeddings: Embeddings,
+    truth: NDArray[np.intp],
+    groups: NDArray[np.intp],
+    sides: Sides,
+    seed: int,
+) -> list[Chosen]:
+    """Train on each training side; with a grid, by the parameters chosen there."""
+    vectors = np.asarray(embeddings.vectors, dtype=np.float32)
+    if grid:
+        return chosen(make_probe, grid, vectors, truth, groups, sides, seed)
+    (only,) = answers(make_probe, {}, vectors, truth, groups, sides)
+    return [Chosen({}, answered) for answered in only]
+
+
+def _together(
+    splits: Sequence[Split], sides: Sides, found: Sequence[Chosen], n: int, classes: int
+) -> list[Answers]:
+    """Put the answers of each split's folds in their rows: (n, k) for each split."""
+    runs, left = [], iter(zip(sides, found, strict=True))
+    for split in splits:
+        run = np.zeros((n, classes))
+        for _ in split:
+            (_, test), one = next(left)
+            run[test] = one.answers
+        runs.append(run)
+    return runs
 
 
 def _metrics(
@@ -141,37 +188,6 @@ def _confusion(
     return tuple(tuple(int(v) for v in row) for row in counts[0])
 
 
-def _run(
-    embeddings: Embeddings,
-    truth: NDArray[np.intp],
-    classes: int,
-    split: Split,
-    make_probe: Callable[[], Any],
-) -> Answers:
-    probabilities = np.zeros((len(truth), classes))
-    vectors = np.asarray(embeddings.vectors, dtype=np.float32)
-    for train, test in split:
-        mean, scale = standardisation(vectors[train])
-        probe = make_probe()
-        with warnings.catch_warnings():
-            # a head that stopped early is judged by its score, not by a warning in the table
-            warnings.filterwarnings("ignore", message="lbfgs failed to converge")
-            probe.fit((vectors[train] - mean) / scale, truth[train])
-        answered = probe.predict_proba((vectors[test] - mean) / scale)
-        probabilities[np.ix_(test, np.asarray(probe.classes_, dtype=np.intp))] = answered
-    return probabilities
-
-
-def standardisation(train: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of each column, (d,) each; 1 where a column is constant."""
-    mean = train.mean(axis=0, dtype=np.float64).astype(np.float32)
-    scale = train.std(axis=0, dtype=np.float64).astype(np.float32)
-    # a constant column comes out as rounding noise, not as an exact zero
-    scale[scale <= 1e-6 * np.abs(mean)] = 1
-    scale[scale == 0] = 1
-    return mean, scale
-
-
 def _notes(embeddings: Embeddings, left_out: int, label: str) -> tuple[str, ...]:
     notes = []
     if left_out:
@@ -188,3 +204,20 @@ def _order_note(classes: tuple[str, ...], order: tuple[str, ...]) -> tuple[str, 
         f"quadratic kappa takes the classes in alphabetical order: {', '.join(classes)}; "
         f"give the clinical order with --order",
     )
+
+
+def _grid_notes(name: str, grid: Grid | None, found: Sequence[Chosen]) -> tuple[str, ...]:
+    """Say what was chosen how often, and what may have been chosen for want of more."""
+    if not grid:
+        return ()
+    notes = []
+    for parameter in grid:
+        often = Counter(repr(c.parameters[parameter]) for c in found).most_common()
+        said = ", ".join(f"{value} in {n}" for value, n in often)
+        notes.append(f"{name}: {parameter} as chosen for each of {len(found)} folds: {said}")
+    for parameter, end in at_the_edge(grid, [c.parameters for c in found]).items():
+        notes.append(
+            f"{name}: {parameter} is mostly {end!r}, the edge of what was tried; a wider --grid "
+            f"may do better"
+        )
+    return tuple(notes)

@@ -92,6 +92,40 @@ def holdout(embeddings: Embeddings, labels: NDArray[np.str_], share: float, seed
     return split
 
 
+def inner_folds(
+    truth: NDArray[np.intp], groups: NDArray[np.intp], seed: int, most: int = 5
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Split a training side once more, stratified and by group, to choose or calibrate on.
+
+    Parameters
+    ----------
+    truth, groups
+        (n,) class numbers, and numbers of what must stay together.
+
+    Returns
+    -------
+    list
+        Row numbers of the two sides of each of `most` folds, fewer where a class has few groups.
+
+    Raises
+    ------
+    DataError
+        A class has one group only.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    least = min(len(np.unique(groups[truth == c])) for c in np.unique(truth))
+    if least < 2:
+        raise DataError(
+            "a class has one patient on a training side, so nothing can be chosen or calibrated "
+            "there: leave --sweep out, use fewer folds, or merge the class"
+        )
+    splitter = StratifiedGroupKFold(min(most, least), shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")
+        return [(a, b) for a, b in splitter.split(truth, truth, groups) if len(a) and len(b)]
+
+
 def _most_folds(labels: NDArray[np.str_], groups: NDArray[np.intp]) -> int:
     commonest = int(np.unique(labels, return_counts=True)[1].max())
     return min(len(np.unique(groups)), commonest)

@@ -285,7 +285,11 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How well one head did on the vectors of one Spec."""
+    """How well one head did on the vectors of one Spec.
+
+    `chosen` are the parameters chosen for each fold, where a grid was searched; `few` says how much
+    of the training side was learnt from, "" for all of it.
+    """
 
     probe: str
     parameters: Mapping[str, Any]
@@ -301,6 +305,8 @@ class Report:
     n_patients: int
     seconds: float
     notes: tuple[str, ...] = ()
+    chosen: tuple[Mapping[str, Any], ...] = ()
+    few: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON keeps them."""
@@ -321,6 +327,7 @@ class Report:
                 "metrics": {k: Score(**v) for k, v in values["metrics"].items()},
                 "confusion": tuple(tuple(row) for row in values["confusion"]),
                 "notes": tuple(values["notes"]),
+                "chosen": tuple(values["chosen"]),
             }
         )
 

@@ -19,7 +19,8 @@ from threadpoolctl import threadpool_limits
 from embedstore import evaluate as module
 from embedstore.classes import order_of
 from embedstore.errors import DataError, UsageError
-from embedstore.evaluate import evaluate, standardisation
+from embedstore.evaluate import evaluate
+from embedstore.fitted import standardisation
 from embedstore.probes.knn import KNNProbe
 from embedstore.probes.logistic import LogisticProbe
 from embedstore.splits import holdout, kfold
@@ -58,7 +59,7 @@ def cohort(k=3, patients=60, images=2, d=12, signal=0.8, seed=0, names="abcdefgh
     return made(vectors, np.array(list(names))[truth], np.repeat(np.arange(patients), images))
 
 
-def explicit(embeddings, split, make=lambda: LogisticRegression(C=0.01, max_iter=1000)):
+def explicit(embeddings, split, make=lambda: LogisticRegression(C=0.01, max_iter=10_000, tol=1e-8)):
     """Out-of-fold probabilities of an explicit pipeline, rows of the test sides and their truth."""
     x = embeddings.vectors.astype(np.float64)
     classes, y = np.unique(embeddings.columns["y"], return_inverse=True)

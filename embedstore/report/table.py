@@ -42,7 +42,8 @@ def probe_table(reports: Sequence[Report]) -> Table:
         backbone = report.spec.backbone
         if repeated[backbone] > 1:
             backbone += f"\n{report.spec.recipe}\n{report.spec.key}"
-        table.add_row(escape(backbone), escape(report.probe), *cells)
+        head = f"{report.probe}\n{report.few}" if report.few else report.probe
+        table.add_row(escape(backbone), escape(head), *cells)
     table.add_row("floor", "", *[f"{first.metrics[name].floor:.3f}" for name in METRICS])
     return table
 
