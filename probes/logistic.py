@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.linear_model import LogisticRegression
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+
+from embedstore.classifier import (
+    Answer,
+    Doubles,
+    Split,
+    VectorClassifier,
+    above_zero,
+    points,
+    require,
+    row_weights,
+    softmax,
+    whole,
+)
+from embedstore.solver import folds_at_once, solve
 
 
-class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Linear probe, by scikit-learn's solver.
+class LogisticProbe(VectorClassifier):
+    """Linear probe: scikit-learn's `LogisticRegression`, by embedstore's solver.
 
     Parameters
     ----------
@@ -21,44 +36,138 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         of some hundred dimensions and few images; it is far below scikit-learn's 1.0, at which
         such vectors are fitted without error.
     class_weight
-        None, or "balanced": each class counts the same.
+        None; "balanced", so that each class counts the same; or what each class counts for.
+    tol
+        What may be left to gain, as a share of the penalised loss.
     max_iter
-        Iterations of L-BFGS.
+        Passes over the vectors.
+    device
+        Where the products are made: "cpu", "cuda".
 
     Attributes
     ----------
     coef_, intercept_
         (k, d) and (k,) weights; (1, d) and (1,) for two classes.
+    n_iter_
+        (1,) passes over the vectors.
     """
 
+    default_grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "C": tuple(float(f"{c:.3g}") for c in np.logspace(-6, 3, 10))
+    }
+
     def __init__(
-        self, C: float = 0.01, class_weight: str | None = None, max_iter: int = 1000
+        self,
+        C: float = 0.01,
+        class_weight: str | Mapping[Any, float] | None = None,
+        tol: float = 1e-8,
+        max_iter: int = 1000,
+        device: str = "cpu",
     ) -> None:
         self.C = C
         self.class_weight = class_weight
+        self.tol = tol
         self.max_iter = max_iter
+        self.device = device
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> LogisticProbe:
         """Fit (n, d) vectors to (n,) labels."""
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        self.model_ = LogisticRegression(
-            C=self.C, class_weight=self.class_weight, max_iter=self.max_iter
-        ).fit(X, y)
-        self.classes_ = self.model_.classes_
-        self.coef_ = self.model_.coef_
-        self.intercept_ = self.model_.intercept_
-        self.n_iter_ = self.model_.n_iter_
+        self._check()
+        vectors, codes = self._read(X, y)
+        weights = row_weights(codes, self.classes_, self.class_weight)
+        found = solve(
+            vectors,
+            codes,
+            weights[None],
+            [self.C],
+            tol=self.tol,
+            max_iter=self.max_iter,
+            device=self.device,
+        )
+        if not found.converged.all():
+            warnings.warn(
+                f"lbfgs failed to converge in {self.max_iter} passes; give a larger max_iter",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        self.coef_, self.intercept_ = _as_scikit_learn(found.coef[0, 0], found.intercept[0, 0])
+        self.n_iter_ = np.maximum(found.n_iter[0], 1)
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
         """(n, d) to (n, k) probabilities, columns as `classes_`."""
-        check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        answered: NDArray[Any] = self.model_.predict_proba(X)
-        return answered
+        logits = self._seen(X).astype(np.float64) @ self.coef_.T + self.intercept_
+        if len(self.classes_) == 2:
+            logits = np.hstack([np.zeros_like(logits), logits])
+        return softmax(logits)
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """(n, d) to (n,) labels."""
-        answer = self.predict_proba(X).argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[answer]
-        return labels
+    def fit_grid(
+        self, X: NDArray[Any], y: NDArray[Any], splits: Sequence[Split], grid: Mapping[str, Any]
+    ) -> list[list[Answer]]:
+        """Answer the tested side of each split at each point of a grid, all Cs and splits at once.
+
+        Parameters
+        ----------
+        X, y
+            (n, d) vectors, not standardised, and (n,) labels.
+        splits
+            Row numbers of each training and tested side; columns are standardised by the training
+            side.
+        grid
+            Values to try of each parameter.
+
+        Returns
+        -------
+        list
+            For each point, the last parameter changing fastest, and each split: probabilities of
+            the tested side, and the classes of their columns.
+        """
+        vectors, codes = self._read(X, y)
+        tried = points(grid)
+        answers: list[list[Answer]] = [[] for _ in tried]
+        # points that differ in C alone are solved together
+        others = [tuple((n, v) for n, v in point.items() if n != "C") for point in tried]
+        for other in dict.fromkeys(others):
+            head = clone(self).set_params(**dict(other))
+            head.classes_ = self.classes_
+            numbers = [i for i, o in enumerate(others) if o == other]
+            Cs = [tried[i].get("C", self.C) for i in numbers]
+            size = folds_at_once(vectors.shape[1], len(self.classes_), len(Cs))
+            for start in range(0, len(splits), size):
+                found = head._solved(vectors, codes, splits[start : start + size], Cs)
+                for i, of_point in zip(numbers, found, strict=True):
+                    answers[i] += of_point
+        return [[(p, self.classes_[kept]) for p, kept in of_point] for of_point in answers]
+
+    def _solved(
+        self,
+        vectors: NDArray[Any],
+        codes: NDArray[np.intp],
+        splits: Sequence[Split],
+        Cs: Sequence[float],
+    ) -> list[list[Answer]]:
+        """Answers by C and split, with the numbers of the classes that were trained."""
+        for C in Cs:
+            self.set_params(C=C)._check()
+        weights = np.zeros((len(splits), len(codes)))
+        for row, (train, _) in zip(weights, splits, strict=True):
+            row[train] = row_weights(codes[train], self.classes_, self.class_weight)
+        found = solve(vectors, codes, weights, Cs, True, None, self.tol, self.max_iter, self.device)
+        answers: list[list[Answer]] = [[] for _ in Cs]
+        for fold, (train, test) in enumerate(splits):
+            kept = np.unique(codes[train])
+            for of_point, logits in zip(answers, found.logits(vectors[test], fold), strict=True):
+                of_point.append((softmax(logits[:, kept]), kept))
+        return answers
+
+    def _check(self) -> None:
+        require("C", self.C, above_zero([self.C]), "a number above 0")
+        require("tol", self.tol, above_zero([self.tol]), "a number above 0")
+        require("max_iter", self.max_iter, whole(self.max_iter, 1), "a whole number from 1 up")
+
+
+def _as_scikit_learn(coef: Doubles, intercept: Doubles) -> tuple[Doubles, Doubles]:
+    """Of two classes, the difference alone."""
+    if len(coef) > 2:
+        return coef, intercept
+    return coef[1:] - coef[:1], intercept[1:] - intercept[:1]

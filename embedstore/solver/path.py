@@ -1,0 +1,161 @@
+"""L-BFGS for all folds in one batch, along the Cs from the strongest penalty to the weakest."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from embedstore.solver.coordinates import Coordinates
+from embedstore.solver.rows import Rows
+
+MEMORY = 20
+"""Steps that are remembered."""
+
+LOOK = 4
+"""Passes after which the curvature is looked at again."""
+
+CUTS = 12
+"""How often a step may be shortened; after that rounding hides what is left to gain."""
+
+
+class Point(NamedTuple):
+    """A place for every fold: unknowns (F, m, d + 1), log loss (F,) and its slope there."""
+
+    at: Tensor
+    loss: Tensor
+    slope: Tensor
+
+
+class Path:
+    """Where each fold stands: which C it is at, and what its steps taught of the curvature."""
+
+    def __init__(
+        self, rows: Rows, coordinates: Coordinates, Cs: Tensor, tol: float, max_iter: int
+    ) -> None:
+        """Take (C,) rising `Cs`; `tol` and `max_iter` as `solve` does."""
+        self.rows, self.coordinates = rows, coordinates
+        self.Cs, self.tol, self.max_iter = Cs, tol, max_iter
+        shape = (len(rows.weights), len(Cs))
+        like = coordinates.curvature
+        self.at = torch.zeros(*shape, *like.shape[1:], dtype=like.dtype, device=like.device)
+        self.loss = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.passes = torch.zeros(shape, dtype=torch.long, device=like.device)
+        self.converged = torch.zeros(shape, dtype=torch.bool, device=like.device)
+        self.stage = torch.zeros(shape[0], dtype=torch.long, device=like.device)
+        self.good = self.stage > 0
+        self.steps: list[tuple[Tensor, Tensor]] = []
+        self._every = torch.arange(shape[0], device=like.device)
+
+    def run(self) -> None:
+        """Go the whole way; the places of all Cs are then in `at`."""
+        point = self._evaluate(self.coordinates.start())
+        stuck = torch.zeros_like(point.loss, dtype=torch.bool)
+        turn = 0
+        while True:
+            step = self._direction(point)
+            if self._arrived(point, step, stuck).any():
+                self.coordinates.look(point.at)
+                step = self._direction(point)
+                while (done := self._arrived(point, step, stuck)).any():
+                    self._next(point, done)
+                    step, stuck = self._direction(point), torch.zeros_like(stuck)
+                if not (self.stage < len(self.Cs)).any():
+                    return
+            elif turn % LOOK == LOOK - 1:
+                self.coordinates.look(point.at)
+                step = self._direction(point)
+            turn += 1
+            new, stuck = self._search(point, step)
+            self._remember(point, new)
+            point = new
+
+    def _penalty(self) -> Tensor:
+        """(F, 1, d + 1): 1/C for weights, 0 for intercepts, by the C each fold is at."""
+        strength = 1 / self.Cs[self.stage.clamp(max=len(self.Cs) - 1)]
+        penalty = strength[:, None, None].repeat(1, 1, self.at.shape[3])
+        penalty[:, :, -1] = 0
+        return penalty
+
+    def _evaluate(self, at: Tensor) -> Point:
+        loss, *slopes = self.rows.loss(*self.coordinates.weights(at))
+        return Point(at, loss, self.coordinates.slope(*slopes))
+
+    def _objective(self, point: Point) -> Tensor:
+        return point.loss + (self._penalty() * point.at**2).sum(dim=(1, 2)) / 2
+
+    def _arrived(self, point: Point, step: Tensor, stuck: Tensor) -> Tensor:
+        """(F,): which folds are done with the C they are at."""
+        penalty = self._penalty()
+        slope = point.slope + penalty * point.at
+        by_diagonal = (slope**2 / (self.coordinates.curvature + penalty)).sum(dim=(1, 2)) / 2
+        by_memory = -(slope * step).sum(dim=(1, 2)) / 2
+        self.good = torch.maximum(by_diagonal, by_memory) <= self.tol * self._objective(point)
+        on_way = self.stage < len(self.Cs)
+        stage = self.stage.clamp(max=len(self.Cs) - 1)
+        spent = self.passes[self._every, stage] >= self.max_iter
+        return on_way & (self.good | stuck | spent)
+
+    def _next(self, point: Point, done: Tensor) -> None:
+        """Note where some folds are, and send them to the next C."""
+        folds = self._every[done]
+        here = (folds, self.stage[folds])
+        self.at[here], self.loss[here] = point.at[folds], self._objective(point)[folds]
+        self.converged[here] = self.good[folds]
+        self.stage[folds] += 1
+
+    def _direction(self, point: Point) -> Tensor:
+        """L-BFGS's two loops, started from the known diagonal."""
+        penalty = self._penalty()
+        diagonal = self.coordinates.curvature + penalty
+        q = point.slope + penalty * point.at
+        known = []
+        for step, change in self.steps:
+            change = change + penalty * step
+            known.append((step, change, _inverse((step * change).sum(dim=(1, 2)))))
+        back = []
+        for step, change, rho in reversed(known):
+            back.append(rho * (step * q).sum(dim=(1, 2)))
+            q = q - back[-1][:, None, None] * change
+        q = q / diagonal
+        if known:
+            _, change, rho = known[-1]
+            size = _inverse(rho * (change**2 / diagonal).sum(dim=(1, 2)))
+            q = q * torch.where(size > 0, size, 1.0)[:, None, None]
+        for (step, change, rho), found in zip(known, reversed(back), strict=True):
+            q = q + (found - rho * (change * q).sum(dim=(1, 2)))[:, None, None] * step
+        return -q * (self.stage < len(self.Cs))[:, None, None]
+
+    def _search(self, point: Point, step: Tensor) -> tuple[Point, Tensor]:
+        """Shorten steps until the objective falls; return the point, and which folds got nowhere.
+
+        Rounding may hide a fall of a tenth of `tol`.
+        """
+        before = self._objective(point)
+        falls = ((point.slope + self._penalty() * point.at) * step).sum(dim=(1, 2))
+        length = torch.ones_like(before)
+        for _ in range(CUTS):
+            new = self._evaluate(point.at + length[:, None, None] * step)
+            on_way = self._every[self.stage < len(self.Cs)]
+            self.passes[on_way, self.stage[on_way]] += 1
+            after = self._objective(new)
+            enough = before + 1e-4 * length * falls + 0.1 * self.tol * before
+            bad = ~(after <= enough)
+            if not bad.any():
+                return new, bad
+            # the lowest point of the parabola through what is known, within limits
+            rise = after - before - length * falls
+            lowest = -falls * length / (2 * rise)
+            factor = torch.nan_to_num(lowest, nan=0.1).clamp(0.1, 0.5)
+            length = torch.where(bad, length * factor, length)
+        return self._evaluate(torch.where(bad[:, None, None], point.at, new.at)), bad
+
+    def _remember(self, old: Point, new: Point) -> None:
+        self.steps.append((new.at - old.at, new.slope - old.slope))
+        del self.steps[:-MEMORY]
+
+
+def _inverse(values: Tensor) -> Tensor:
+    """1 / values; 0 where they are not above 0, so that what rounding spoilt is passed over."""
+    return torch.where(values > 0, 1 / values.clamp(min=1e-300), 0.0)
