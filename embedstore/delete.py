@@ -95,12 +95,14 @@ def _rows_of_patients(
     named = dict.fromkeys(patients)
     if not named:
         return
-    alias = alias_of(store.path, groups.tolist())
+    rows: dict[str, list[int]] = {}
+    for row, group in enumerate(groups.tolist()):
+        rows.setdefault(group, []).append(row)
+    alias = alias_of(store.path, rows)
     for patient in named:
-        found = np.flatnonzero(groups == alias(patient)) if patient else ()
-        if not len(found):
+        if not patient or alias(patient) not in rows:
             raise UsageError(f"{store.path}: no patient {patient!r}; nothing is deleted")
-        yield from map(int, found)
+        yield from rows[alias(patient)]
 
 
 def compact(path: Path | str, on_progress: Progress = lambda done, total: None) -> Compacted:
