@@ -60,7 +60,8 @@ TestShare = Annotated[
     float, typer.Option(help="One holdout of this share instead of folds.", min=0, max=0.5)
 ]
 Repeats = Annotated[
-    int, typer.Option(help="Fold seeds to average over; 0: 1, of learning curves 10.", min=0)
+    int | None,
+    typer.Option(help="Fold seeds to average over; by default 1, of learning curves 10.", min=1),
 ]
 Seed = Annotated[int, typer.Option(help="The first fold seed.", min=0)]
 Order = Annotated[
@@ -84,7 +85,7 @@ def probe(
     label_fraction: Fractions = "",
     folds: Folds = 5,
     test_share: TestShare = 0.0,
-    repeats: Repeats = 0,
+    repeats: Repeats = None,
     seed: Seed = 0,
     order: Order = "",
     verify: Verify = False,
