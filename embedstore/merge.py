@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.arrays import is_tombstones
+from embedstore.chunks import Layout
 from embedstore.commit import layout_of
 from embedstore.errors import StoreError, UsageError
 from embedstore.matching import Matching, prefixes
 from embedstore.privacy import adopt, same_patients
-from embedstore.store import SAMPLE_COLUMNS, Failure, Store
-from embedstore.types import Sample, Spec
+from embedstore.store import Failure, Store
+from embedstore.types import Spec
 from embedstore.writer import Writer
 
 Progress = Callable[[int, int], None]
 _SHOWN = 3
-_BATCH = 8192
 
 
 @dataclass(slots=True)
@@ -92,7 +92,8 @@ def merge(
         raise StoreError(f"nothing is merged: {'; '.join(plan.problems[:_SHOWN])}{more}")
     adopt(paths, target, set(columns["id"]), one_key)
     with Writer(target) as writer:
-        _add_samples(writer, columns)
+        for name, values in columns.items():
+            writer.extend(Layout(f"samples/{name}", "string"), [values])
         _copy(writer, plan, on_progress)
         writer.commit()
     return Merged(len(columns["id"]), plan.twice, plan.shared, not one_key)
@@ -123,23 +124,6 @@ def _refuse_precisions(stores: Sequence[Store]) -> None:
                     f"{store.path}: the vectors of {spec.backbone} ({key}) were made in "
                     f"{precision}, those of {path} in {first}; extract one of them anew"
                 )
-
-
-def _add_samples(writer: Writer, columns: Mapping[str, NDArray[np.object_]]) -> None:
-    labels = [name for name in columns if name.startswith("labels/")]
-    for start in range(0, len(columns["id"]), _BATCH):
-        part = {name: values[start : start + _BATCH].tolist() for name, values in columns.items()}
-        writer.add_samples(
-            [
-                Sample(
-                    path=Path(part["path"][n]),
-                    labels={name.removeprefix("labels/"): part[name][n] for name in labels},
-                    private=not part["path"][n],
-                    **{name: part[name][n] for name in SAMPLE_COLUMNS if name != "path"},
-                )
-                for n in range(len(part["id"]))
-            ]
-        )
 
 
 def _copy(writer: Writer, plan: Matching, on_progress: Progress) -> None:
