@@ -18,6 +18,7 @@ from embedstore.store import Store
 
 COPY = "put it back from a copy of the store"
 _LEFT = "left by a stopped run"
+_OLD = "of an earlier commit, or left by a stopped run"
 _LEAVE = "harmless, --repair removes it"
 _OURS = re.compile(
     r"(?:samples|embeddings|pixels|failures)/(?:.+/)?(?:zarr\.json|c/\d+(?:/0)*|c\.\d+(?:\.0)*|\d+(?:\.0)*)"
@@ -97,7 +98,8 @@ def find_strays(path: Path, result: Checked, locked: bool = False) -> None:
     writer = None if locked else _writer(lock_of(path))
     files = sorted(_files(path))
     # after the listing: a commit made meanwhile covers its files
-    covered = _covered(open_store(path))
+    store = open_store(path)
+    covered = _covered(store)
     strays = [f for f in files if f.as_posix() not in covered and (path / f).is_file()]
     ours = [f for f in strays if _is_ours(f)]
     if not locked:
@@ -111,10 +113,19 @@ def find_strays(path: Path, result: Checked, locked: bool = False) -> None:
         result.findings.append(Finding("writing", str(path), what, "nothing to do", True))
         return
     result.leftovers = [path / file for file in ours]
+    rewritten = _rewritten(store)
     for file in result.leftovers:
-        result.findings.append(Finding("leftover", str(file), _LEFT, _LEAVE, True))
+        arrays = {above.as_posix() for above in file.relative_to(path).parents}
+        what = _OLD if arrays & rewritten else _LEFT
+        result.findings.append(Finding("leftover", str(file), what, _LEAVE, True))
     if lock_of(path).exists():
         result.findings.append(Finding("lock", str(lock_of(path)), _LEFT, _LEAVE, True))
+
+
+def _rewritten(store: Store) -> set[str]:
+    """Return the arrays that were written anew, and so have, or had, chunks of before."""
+    arrays = {n: m for n, m in store.arrays.items() if m["node_type"] == "array"}
+    return {name for name, metadata in arrays.items() if layout_of(name, metadata).rewrites}
 
 
 def _files(path: Path) -> Iterator[Path]:

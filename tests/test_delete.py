@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from toy_stores import ONE, TWO, Toy, toys, verify, write
+from toy_stores import ONE, TWO, Toy, apart, killed_at, toys, verify, write
 
 from embedstore import chunks
 from embedstore.check import check
@@ -192,35 +193,16 @@ def test_compacting_twice_or_for_nothing_changes_no_file(path: Path) -> None:
     assert files() == before
 
 
-def killed_at(path: Path, flush: int) -> bool:
-    """Compact in a child that is killed at its n-th flush; False where it had finished."""
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    done = 0
-
-    def fsync(handle: int) -> None:
-        nonlocal done
-        done += 1
-        if done == flush:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    os.fsync = fsync  # type: ignore[assignment]
-    try:
-        compact(path)
-    finally:
-        os._exit(0)
-
-
-def test_killed_at_any_moment_compacting_again_does_the_rest(path: Path, tmp_path: Path) -> None:
-    gone = some(0.3)
+def survive(folder: Path) -> list[bool]:
+    """Compact and be killed, a little later each time, and compact again; say what kills met."""
+    path, copy, gone = folder / "s.zarr", folder / "copy.zarr", some(0.3)
+    write(path, ALL)
     delete(path, gone)
-    dead, stay = [t for t in ALL if t.id in gone], without(gone)
-    seen, flush, copy = set(), 1, tmp_path / "copy.zarr"
+    dead, stay, seen, flush = [t for t in ALL if t.id in gone], without(gone), set(), 1
     while True:
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(path, copy)
-        if not killed_at(copy, flush):
+        if not killed_at(flush, lambda: compact(copy)):
             break
         store = Store.open(copy)
         verify(store, stay)
@@ -231,39 +213,75 @@ def test_killed_at_any_moment_compacting_again_does_the_rest(path: Path, tmp_pat
         assert left(copy, dead) == []
         assert check(copy).findings == []
         flush += 1 + flush // 8
-    assert seen == {True, False}
-    assert flush > 100
+    return sorted(seen)
 
 
-def test_killed_while_removing_files_the_rest_goes_next_time(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gone = some(0.3)
+def test_killed_at_any_moment_compacting_again_does_the_rest(tmp_path: Path) -> None:
+    assert apart("test_delete", "survive", tmp_path) == [False, True]
+
+
+def killed_removing(folder: Path) -> list[int]:
+    """Kill a compaction in the midst of removing the old files; return what it freed in the end."""
+    path, gone, removed, unlink = folder / "s.zarr", some(0.3), 0, Path.unlink
+    write(path, ALL)
     delete(path, gone)
-    pid = os.fork()
-    if not pid:
-        removed, unlink = 0, Path.unlink
 
-        def counted(self: Path, missing_ok: bool = False) -> None:
-            nonlocal removed
-            removed += 1
-            if removed == 40:
-                os.kill(os.getpid(), signal.SIGKILL)
-            unlink(self, missing_ok)
+    def counted(self: Path, missing_ok: bool = False) -> None:
+        nonlocal removed
+        removed += 1
+        if removed == 40:
+            os.kill(os.getpid(), signal.SIGKILL)
+        unlink(self, missing_ok)
 
+    def work() -> None:
         Path.unlink = counted  # type: ignore[method-assign]
-        try:
-            compact(path)
-        finally:
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        compact(path)
+
+    assert killed_at(0, work)
     verify(Store.open(path), without(gone))
     assert Store.open(path).deleted == frozenset()
     dead = [t for t in ALL if t.id in gone]
-    assert left(path, dead)
-    assert compact(path).bytes > 0
+    traced, freed = len(left(path, dead)), compact(path).bytes
     assert left(path, dead) == []
     assert check(path).findings == []
+    return [traced, freed]
+
+
+def test_killed_while_removing_files_the_rest_goes_next_time(tmp_path: Path) -> None:
+    traced, freed = apart("test_delete", "killed_removing", tmp_path)
+    assert traced > 0
+    assert freed > 0
+
+
+def full(folder: Path) -> list[str]:
+    """Compact where no file may have over 300 bytes; return what it complains of."""
+    path, gone = folder / "s.zarr", some(0.3)
+    write(path, ALL)
+    delete(path, gone)
+
+    def work() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+        try:
+            compact(path)
+        except StoreError as error:
+            os.write(said, str(error).encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    there, said = os.pipe()
+    assert killed_at(0, work)
+    os.close(said)
+    verify(Store.open(path), without(gone))
+    assert not check(path).damage
+    compact(path)
+    verify(Store.open(path), without(gone))
+    assert check(path).findings == []
+    return os.read(there, 10_000).decode().splitlines()
+
+
+def test_a_full_disk_is_one_line_and_compacting_again_does_it(tmp_path: Path) -> None:
+    (line,) = apart("test_delete", "full", tmp_path)
+    assert "the disk is full" in line
 
 
 def test_a_reader_of_before_is_told_to_open_the_store_again(path: Path) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import tracemalloc
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
-from toy_stores import MADE, ONE, TWO, Toy, toys, verify, write
+from toy_stores import MADE, ONE, TWO, Toy, apart, killed_at, toys, verify, write
 
 from embedstore import chunks
 from embedstore.check import check
@@ -284,29 +284,10 @@ def test_a_damaged_chunk_is_not_copied(tmp_path: Path) -> None:
     assert not check(tmp_path / "c.zarr").damage
 
 
-def killed_at(sources: list[Path], target: Path, flush: int) -> bool:
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    done = 0
-
-    def fsync(handle: int) -> None:
-        nonlocal done
-        done += 1
-        if done == flush:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    os.fsync = fsync  # type: ignore[assignment]
-    try:
-        merge(sources, target)
-    finally:
-        os._exit(0)
-
-
-def test_killed_at_any_moment_the_same_command_does_it(tmp_path: Path) -> None:
-    paths, flush = made(tmp_path, a=toys(40), b=toys(40, 40)), 1
-    seen = set()
-    while killed_at(paths, target := tmp_path / f"{flush}.zarr", flush):
+def survive(folder: Path) -> list[bool]:
+    """Merge and be killed, a little later each time, and merge again; say what kills met."""
+    paths, flush, seen = made(folder, a=toys(40), b=toys(40, 40)), 1, set()
+    while killed_at(flush, partial(merge, paths, target := folder / f"{flush}.zarr")):
         there = (target / "zarr.json").exists() and len(Store.open(target)) > 0
         seen.add(there)
         if there:
@@ -317,7 +298,11 @@ def test_killed_at_any_moment_the_same_command_does_it(tmp_path: Path) -> None:
             assert check(target).findings == []
         assert not check(target).damage
         flush += 1 + flush // 6
-    assert seen == {True, False}
+    return sorted(seen)
+
+
+def test_killed_at_any_moment_the_same_command_does_it(tmp_path: Path) -> None:
+    assert apart("test_merge", "survive", tmp_path) == [False, True]
 
 
 def test_stores_larger_than_memory_may_be_are_merged(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import zarr
-from toy_stores import ONE, Toy, toys, verify, write
+from toy_stores import ONE, apart, killed_at, toys, verify, write
 
 from embedstore import chunks
 from embedstore.check import check
@@ -238,55 +238,33 @@ def test_exam_numbers_that_would_join_patients_are_refused(path: Path) -> None:
     assert update(path, one).changed == {"exam": 2}
 
 
-def killed_at(path: Path, flush: int, frame: pl.DataFrame) -> bool:
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    done = 0
-
-    def fsync(handle: int) -> None:
-        nonlocal done
-        done += 1
-        if done == flush:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    os.fsync = fsync  # type: ignore[assignment]
-    try:
-        update(path, frame)
-    finally:
-        os._exit(0)
-
-
-def test_killed_at_any_moment_all_columns_changed_or_none(path: Path) -> None:
-    versions = []
+def survive(folder: Path) -> list[bool]:
+    """Update and be killed, a little later each time; say what kills met."""
+    path, versions = folder / "s.zarr", []
+    write(path, ALL)
     for name in ("x", "y"):
-        frame = table(id=[t.id for t in ALL], density=[name] * N, view=[name] * N)
-        versions.append(
-            (
-                frame,
-                [
-                    Toy(
-                        t.id,
-                        t.content,
-                        t.columns | {"view": name},
-                        {"density": name},
-                        failed=t.failed,
-                    )
-                    for t in ALL
-                ],
-            )
-        )
-    seen, flush = set(), 1
-    while killed_at(path, flush, versions[1][0]):
-        store = Store.open(path)
-        done = set(store.column("density").tolist()) == {"y"}
-        verify(store, versions[1][1] if done else (ALL if flush == 1 else versions[0][1]))
+        # read in the child: polars brings threads
+        table = folder / f"{name}.csv"
+        rows = [f"{t.id},{name},{name}" for t in ALL]
+        table.write_text("\n".join(["id,density,view", *rows]))
+        changed = {"view": name}
+        expected = [replace(t, columns=t.columns | changed, labels={"density": name}) for t in ALL]
+        versions.append((table, expected))
+    (back, before), (table, after) = versions
+    seen, flush, known = set(), 1, ALL
+    while killed_at(flush, lambda: update(path, table)):
+        done = set(Store.open(path).column("density").tolist()) == {"y"}
+        verify(Store.open(path), after if done else known)
         assert not check(path).damage
         seen.add(done)
-        update(path, versions[0][0])
-        verify(Store.open(path), versions[0][1])
+        killed_at(0, lambda: update(path, back))
+        verify(Store.open(path), known := before)
         flush += 1 + flush // 4
-    assert seen == {True, False}
+    return sorted(seen)
+
+
+def test_killed_at_any_moment_all_columns_changed_or_none(tmp_path: Path) -> None:
+    assert apart("test_update", "survive", tmp_path) == [False, True]
 
 
 def test_the_command_says_how_many_values_of_which_column_changed(

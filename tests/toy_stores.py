@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -137,3 +144,46 @@ def _verify_pictures(store: Store, spec: Spec, good: list[Toy]) -> None:
         np.testing.assert_array_equal(found.picture, toy.picture)
         assert found.picture.dtype == toy.picture.dtype
         assert (found.digest, found.cut, found.stat) == (toy.digest, 0.25, toy.stat)
+
+
+def killed_at(flush: int, work: Callable[[], object]) -> bool:
+    """Do some work in a child that a SIGKILL ends at its n-th flush; False where it got through."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    done = 0
+
+    def fsync(handle: int) -> None:
+        nonlocal done
+        done += 1
+        if done == flush:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.fsync = fsync  # type: ignore[assignment]
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def apart(module: str, work: str, folder: Path) -> Any:
+    """Call a function of a test file in a process without threads, so that it may fork.
+
+    Chunks hold few rows, and nothing is flushed: what is written outlives a process.
+    """
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"import json, os, pathlib, {module} as t\nfrom embedstore import chunks\n"
+        "os.fsync = lambda handle: None\n"
+        "chunks.CHUNK_BYTES, chunks.TEXT_ROWS = 1024, 16\n"
+        f"print(json.dumps(t.{work}(pathlib.Path({str(folder)!r}))))"
+    )
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
