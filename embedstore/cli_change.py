@@ -80,7 +80,8 @@ def _tell_update(store: Path, updated: Updated) -> None:
         )
     for name, count in updated.changed.items():
         new = " (a new label)" if name in updated.added else ""
-        say(out, f"{name}: {count} of {updated.samples} values changed{new}")
+        shown = "patient" if name == "group" else name
+        say(out, f"{shown}: {count} of {updated.samples} values changed{new}")
     say(out, f"{store}: {sum(updated.changed.values())} values changed")
 
 

@@ -80,9 +80,9 @@ def merge(
     one_key = same_patients({s.path: {*s.column("group"), *s.column("exam")} for s in stores})
     if not (one_key or different_patients):
         raise StoreError(
-            f"{paths[0]} and the others have their patients hashed with different keys, so that a "
-            f"patient of two of them would become two patients; extract them with one key, or say "
-            f"--different-patients if no patient is in two of them"
+            f"{paths[0]} and the others have their patients hashed with different keys, or a key "
+            f"is not beside its store, so that a patient of two of them would become two patients; "
+            f"extract them with one key, or say --different-patients if no patient is in two"
         )
     plan = Matching(stores)
     plan.match()

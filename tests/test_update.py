@@ -317,7 +317,7 @@ def test_extract_refuses_a_contradiction_and_goes_on_after_the_update(
     assert _run(extract, False) == 2
     assert "embedstore update" in capsys.readouterr().err
     assert _run(["update", store, str(films)], False) == 0
-    assert "group: 2 of 12 values changed" in capsys.readouterr().out
+    assert "patient: 2 of 12 values changed" in capsys.readouterr().out
     assert _run(extract, False) == 0
     groups = Store.open(store).column("group")
     assert len(set(groups.tolist())) == len(set(frame["patient"]))
