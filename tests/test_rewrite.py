@@ -15,7 +15,9 @@ import zarr
 from toy_stores import apart, killed_at
 
 from embedstore import chunks
+from embedstore.appender import Appender
 from embedstore.check import check, repair
+from embedstore.chunks import Layout
 from embedstore.errors import StoreError
 from embedstore.store import Store
 from embedstore.types import Recipe, Sample, Spec
@@ -223,3 +225,24 @@ def test_an_array_larger_than_memory_may_be_is_written_anew(
     assert peak < 12e6  # of 82 MB
     expected = np.concatenate([-(block + start) for start in range(0, n, 1000)])
     np.testing.assert_array_equal(Store.open(tmp_path / "s.zarr").array(array), expected)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "string"])
+def test_the_growing_end_shows_what_was_given_written_or_not(tmp_path: Path, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    made = Appender(tmp_path, Layout("x", dtype), 0)
+    given = np.empty(0, dtype=object)
+    for turn in range(30):
+        fresh = rng.integers(0, 10**9, rng.integers(0, 40)).astype(object)
+        fresh = np.array([str(v) for v in fresh], dtype=object) if dtype == "string" else fresh
+        made.append(fresh)
+        given = np.concatenate([given, fresh])
+        if turn % 3:
+            made.flush(last=turn % 3 == 1)
+        rows = rng.integers(0, max(len(given), 1), 25 if len(given) else 0)
+        assert made.values().tolist() == given.tolist()
+        assert made.take(rows).tolist() == given[rows].tolist()
+        if turn % 5 == 4:  # and so does one that goes on with what is on the disk
+            made.flush()
+            made = Appender(tmp_path, made.layout, made.rows)
+    assert len(given) > 300
