@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,29 +42,71 @@ def labelled(embeddings: Embeddings, label: str) -> tuple[Embeddings, NDArray[np
     return kept, values[known], int((~known).sum())
 
 
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How a head is judged.
+
+    Attributes
+    ----------
+    folds
+        By patient; every image is tested once.
+    test_share
+        More than 0: one stratified holdout of that share instead.
+    repeats, seed
+        Fold seeds to average over, and the first of them.
+    order
+        The classes in clinical order, for quadratic kappa.
+    grid
+        Parameters to choose from, for each fold on its training side alone.
+    few
+        Learn from a part of each training side.
+    """
+
+    folds: int = 5
+    test_share: float = 0.0
+    repeats: int = 1
+    seed: int = 0
+    order: tuple[str, ...] = ()
+    grid: Grid | None = None
+    few: Few | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A judged head: the report, and what it is of.
+
+    `images` are the labelled ones, `truth` (n,) their class numbers, `answers` (n, k) the
+    probabilities of the first seed, each row by a head that saw no image of its patient; zeros
+    where an image was not `tested`.
+    """
+
+    report: Report
+    images: Embeddings
+    truth: NDArray[np.intp]
+    answers: Answers
+    tested: NDArray[np.bool_]
+
+
 def evaluate(
-    embeddings: Embeddings,
-    label: str,
-    make_probe: Callable[..., Any],
-    name: str,
-    folds: int = 5,
-    test_share: float = 0.0,
-    repeats: int = 1,
-    seed: int = 0,
-    order: tuple[str, ...] = (),
-    grid: Grid | None = None,
-    few: Few | None = None,
+    embeddings: Embeddings, label: str, make_probe: Callable[..., Any], name: str, **how: Any
 ) -> Report:
+    """Train and test a head, and score it: the report of `judge`, `how` as in `Protocol`."""
+    return judge(embeddings, label, make_probe, name, Protocol(**how)).report
+
+
+def judge(
+    embeddings: Embeddings, label: str, make_probe: Callable[..., Any], name: str, how: Protocol
+) -> Trial:
     """Train and test a head, and score it with intervals and floors.
 
-    With k-fold, every image is tested once, by a head that saw no image of its patient; the
-    metrics are of all these answers together. With `repeats` they are averaged over fold seeds.
-    Vectors are standardised by the training side of each fold, unless the head says otherwise.
+    With k-fold the metrics are of all answers together; with several seeds they are averaged over
+    these. Vectors are standardised by the training side of each fold, unless the head's
+    ``standardize`` is False.
 
-    `make_probe` returns a fresh head with the parameters it is given, any scikit-learn classifier;
-    more than 0 of `test_share` makes one stratified holdout instead of `folds`; `order` is the
-    classes' clinical order; from `grid` parameters are chosen, for each fold on its training side
-    alone; of which `few` takes a part.
+    Parameters
+    ----------
+    make_probe
+        Returns a fresh head with the parameters it is given: any scikit-learn classifier.
 
     Raises
     ------
@@ -72,53 +115,47 @@ def evaluate(
     """
     began = time.monotonic()
     kept, labels, left_out = labelled(embeddings, label)
-    classes = order_of(labels, order)
+    classes = order_of(labels, how.order)
     truth = np.array([classes.index(v) for v in labels.tolist()], dtype=np.intp)
-    splits = _splits(kept, labels, folds, test_share, repeats, seed)
+    splits = _splits(kept, labels, how)
     groups = linked(kept)
-    sides = _sides(splits, truth, groups, few)
-    found = _found(make_probe, grid, kept, truth, groups, sides, seed)
+    sides = _sides(splits, truth, groups, how.few)
+    found = _found(make_probe, how.grid, kept, truth, groups, sides, how.seed)
     runs = _together(splits, sides, found, truth.shape[0], len(classes))
     tested = splits[0].fold >= 0
-    notes = _notes(kept, left_out, label) + _order_note(classes, order)
-    return Report(
+    notes = _notes(kept, left_out, label) + _order_note(classes, how.order)
+    report = Report(
         probe=name,
         parameters=_parameters(make_probe()),
         spec=embeddings.spec,
         label=label,
         classes=classes,
-        split=splits[0].method + (f", {repeats} seeds" if repeats > 1 else ""),
+        split=splits[0].method + (f", {how.repeats} seeds" if how.repeats > 1 else ""),
         split_fingerprint=splits[0].fingerprint,
-        metrics=_metrics(truth, groups, splits, runs, seed),
+        metrics=_metrics(truth, groups, splits, runs, how.seed),
         confusion=_confusion(truth[tested], runs[0][tested]),
         n_train=int(np.mean([len(train) for train, _ in sides])),
         n_test=int(tested.sum()),
         n_patients=len(np.unique(groups[tested])),
         seconds=time.monotonic() - began,
-        notes=notes + _grid_notes(f"{kept.spec.backbone}, {name}", grid, found),
-        chosen=tuple(dict(c.parameters) for c in found) if grid else (),
-        few=str(few) if few else "",
+        notes=notes + _grid_notes(f"{kept.spec.backbone}, {name}", how.grid, found),
+        chosen=tuple(dict(c.parameters) for c in found) if how.grid else (),
+        few=str(how.few) if how.few else "",
     )
+    return Trial(report, kept, truth, runs[0], tested)
 
 
 def _parameters(probe: Any) -> dict[str, Any]:
     return probe.get_params() if hasattr(probe, "get_params") else {}
 
 
-def _splits(
-    embeddings: Embeddings,
-    labels: NDArray[np.str_],
-    folds: int,
-    test_share: float,
-    repeats: int,
-    seed: int,
-) -> list[Split]:
-    if repeats < 1:
-        raise UsageError(f"{repeats} repeats; give at least 1")
-    seeds = range(seed, seed + repeats)
-    if test_share:
-        return [holdout(embeddings, labels, test_share, s) for s in seeds]
-    return [kfold(embeddings, labels, folds, s) for s in seeds]
+def _splits(embeddings: Embeddings, labels: NDArray[np.str_], how: Protocol) -> list[Split]:
+    if how.repeats < 1:
+        raise UsageError(f"{how.repeats} repeats; give at least 1")
+    seeds = range(how.seed, how.seed + how.repeats)
+    if how.test_share:
+        return [holdout(embeddings, labels, how.test_share, s) for s in seeds]
+    return [kfold(embeddings, labels, how.folds, s) for s in seeds]
 
 
 def _sides(
