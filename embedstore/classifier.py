@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from embedstore.solver import standard_scale
 
 Doubles = NDArray[np.float64]
 
@@ -51,10 +55,10 @@ class VectorClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"labels are {shape}: this head takes one a row; for several, wrap it: "
                 f"sklearn.multiclass.OneVsRestClassifier(head)"
             )
+        if missing := _missing(y):
+            raise ValueError(f"{missing} labels are missing; leave those rows out")
         vectors, labels = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(labels)
-        if missing := sum(v is None or v == "" for v in labels if not np.isreal(v)):
-            raise ValueError(f"{missing} of {len(labels)} labels are missing; leave those rows out")
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < least:
             raise ValueError(
@@ -68,6 +72,16 @@ class VectorClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         vectors: NDArray[Any] = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         return vectors
+
+
+def _missing(y: Any) -> int:
+    """Count the labels that are None, not a number, or empty."""
+    if getattr(getattr(y, "dtype", None), "kind", "O") not in "OUSTf" or isinstance(y, str):
+        return 0
+    try:
+        return sum(v is None or v != v or (isinstance(v, str) and not v) for v in y)
+    except (TypeError, ValueError):  # not a list of labels; scikit-learn says what it is
+        return 0
 
 
 def points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -93,6 +107,16 @@ def softmax(logits: Doubles) -> Doubles:
     return shares
 
 
+def warn_unless(converged: NDArray[np.bool_], max_iter: int) -> None:
+    """Warn the caller of a head's `fit`, in scikit-learn's way."""
+    if not converged.all():
+        warnings.warn(
+            f"lbfgs failed to converge in {max_iter} passes; give a larger max_iter",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+
+
 def require(name: str, value: Any, good: bool, what: str) -> None:
     """Refuse a parameter by name and value.
 
@@ -111,6 +135,33 @@ def whole(value: Any, least: int) -> bool:
     return bool(known and value >= least)
 
 
-def above_zero(values: Iterable[Any]) -> bool:
-    """Whether parameters are finite numbers above zero."""
-    return all(isinstance(v, int | float | np.number) and 0 < v < np.inf for v in values)
+def above_zero(value: Any) -> bool:
+    """Whether a parameter is a finite number above zero."""
+    return isinstance(value, int | float | np.number) and bool(0 < value < np.inf)
+
+
+def text_matrix(class_vectors: Mapping[Any, ArrayLike], classes: NDArray[Any], d: int) -> Doubles:
+    """(k, d) vectors of the classes, each of length 1.
+
+    Raises
+    ------
+    ValueError
+        A class has none, or one of another dimension than the images'.
+    """
+    if missing := [c for c in classes.tolist() if c not in class_vectors]:
+        raise ValueError(f"class_vectors has none of {', '.join(map(str, missing))}")
+    rows = np.array([np.asarray(class_vectors[c], dtype=np.float64) for c in classes.tolist()])
+    if rows.shape != (len(classes), d):
+        raise ValueError(f"class_vectors are {rows.shape[1:]} each, the images' are ({d},)")
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Doubles = rows / np.where(lengths > 0, lengths, 1)
+    return unit
+
+
+def standardised(vectors: NDArray[Any], train: NDArray[np.intp]) -> NDArray[Any]:
+    """(n, d) centred and scaled by the rows `train`; constant columns are only centred."""
+    seen = vectors[train]
+    mean = seen.mean(axis=0, dtype=np.float64)
+    scale = standard_scale(mean, seen.std(axis=0, dtype=np.float64))
+    rows: NDArray[Any] = (vectors - mean.astype(vectors.dtype)) / scale.astype(vectors.dtype)
+    return rows

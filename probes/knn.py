@@ -6,19 +6,28 @@ neighbour votes with exp(cosine / temperature).
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 
+from embedstore.classifier import (
+    Answer,
+    Doubles,
+    Split,
+    VectorClassifier,
+    above_zero,
+    points,
+    require,
+    standardised,
+    whole,
+)
 from embedstore.index import ExactIndex
-from embedstore.types import unit_rows
+from embedstore.types import Floats, unit_rows
 
 
-class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class KNNProbe(VectorClassifier):
     """k nearest neighbours by cosine.
 
     Parameters
@@ -29,37 +38,63 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Small values let the nearest decide, large ones give every neighbour the same say.
     """
 
+    default_grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "n_neighbors": (1, 3, 5, 10, 20, 50, 100, 200),
+        "temperature": (0.02, 0.07, 0.2, 1.0),
+    }
+
     def __init__(self, n_neighbors: int = 20, temperature: float = 0.07) -> None:
         self.n_neighbors = n_neighbors
         self.temperature = temperature
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> KNNProbe:
         """Keep (n, d) vectors, made unit length, and (n,) labels."""
-        vectors, labels = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(labels)
-        if not (isinstance(self.n_neighbors, int | np.integer) and self.n_neighbors >= 1):
-            raise ValueError(f"n_neighbors is {self.n_neighbors!r}; give a whole number from 1 up")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature!r}; give more than 0")
-        self.classes_, self.codes_ = np.unique(labels, return_inverse=True)
+        _check(self.n_neighbors, self.temperature)
+        vectors, self.codes_ = self._read(X, y, least=1)
         self.index_ = ExactIndex(unit_rows(vectors))
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
         """(n, d) to (n, k): the share of the vote each class has."""
-        check_is_fitted(self)
-        vectors = validate_data(self, X, reset=False, dtype=np.float64)
-        k = min(self.n_neighbors, len(self.index_))
-        cosines, rows = self.index_.search(unit_rows(vectors), k)
-        # shifted by the nearest, so that exp cannot overflow
-        votes = np.exp((cosines - cosines[:, :1]).astype(np.float64) / self.temperature)
-        answered = np.zeros((len(vectors), len(self.classes_)))
-        np.add.at(answered, (np.arange(len(vectors))[:, None], self.codes_[rows]), votes)
-        shares: NDArray[Any] = answered / answered.sum(axis=1, keepdims=True)
-        return shares
+        unit = unit_rows(self._seen(X))
+        cosines, rows = self.index_.search(unit, min(self.n_neighbors, len(self.index_)))
+        return _shares(cosines, self.codes_[rows], len(self.classes_), self.temperature)
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """(n, d) to (n,) labels."""
-        answer = self.predict_proba(X).argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[answer]
-        return labels
+    def fit_grid(
+        self, X: NDArray[Any], y: NDArray[Any], splits: Sequence[Split], grid: Mapping[str, Any]
+    ) -> list[list[Answer]]:
+        """Answer the tested side of each split at each point of a grid, by one search a split.
+
+        Parameters and result as `LogisticProbe.fit_grid`.
+        """
+        tried = [{**self.get_params(), **point} for point in points(grid)]
+        for point in tried:
+            _check(**point)
+        vectors, codes = self._read(X, y, least=1)
+        most = max(point["n_neighbors"] for point in tried)
+        answers: list[list[Answer]] = [[] for _ in tried]
+        for train, test in splits:
+            kept, own = np.unique(codes[train], return_inverse=True)
+            unit = unit_rows(standardised(vectors, train))
+            cosines, rows = ExactIndex(unit[train]).search(unit[test], min(most, len(train)))
+            votes = own[rows]
+            for of_point, point in zip(answers, tried, strict=True):
+                k = point["n_neighbors"]
+                p = _shares(cosines[:, :k], votes[:, :k], len(kept), point["temperature"])
+                of_point.append((p, self.classes_[kept]))
+        return answers
+
+
+def _shares(cosines: Floats, votes: NDArray[np.intp], k: int, temperature: float) -> Doubles:
+    """(n, neighbours) cosines and class numbers, nearest first, to (n, k) shares of the vote."""
+    # shifted by the nearest, so that exp cannot overflow
+    weights = np.exp((cosines - cosines[:, :1]).astype(np.float64) / temperature)
+    cells = (np.arange(len(votes))[:, None] * k + votes).ravel()
+    counted = np.bincount(cells, weights.ravel(), len(votes) * k).reshape(-1, k)
+    shares: Doubles = counted / counted.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _check(n_neighbors: Any, temperature: Any) -> None:
+    require("n_neighbors", n_neighbors, whole(n_neighbors, 1), "a whole number from 1 up")
+    require("temperature", temperature, above_zero(temperature), "more than 0")

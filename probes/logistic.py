@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
 
 from embedstore.classifier import (
     Answer,
@@ -21,6 +19,7 @@ from embedstore.classifier import (
     require,
     row_weights,
     softmax,
+    warn_unless,
     whole,
 )
 from embedstore.solver import folds_at_once, solve
@@ -60,7 +59,7 @@ class LogisticProbe(VectorClassifier):
         self,
         C: float = 0.01,
         class_weight: str | Mapping[Any, float] | None = None,
-        tol: float = 1e-8,
+        tol: float = 1e-7,
         max_iter: int = 1000,
         device: str = "cpu",
     ) -> None:
@@ -84,12 +83,7 @@ class LogisticProbe(VectorClassifier):
             max_iter=self.max_iter,
             device=self.device,
         )
-        if not found.converged.all():
-            warnings.warn(
-                f"lbfgs failed to converge in {self.max_iter} passes; give a larger max_iter",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
+        warn_unless(found.converged, self.max_iter)
         self.coef_, self.intercept_ = _as_scikit_learn(found.coef[0, 0], found.intercept[0, 0])
         self.n_iter_ = np.maximum(found.n_iter[0], 1)
         return self
@@ -161,8 +155,8 @@ class LogisticProbe(VectorClassifier):
         return answers
 
     def _check(self) -> None:
-        require("C", self.C, above_zero([self.C]), "a number above 0")
-        require("tol", self.tol, above_zero([self.tol]), "a number above 0")
+        require("C", self.C, above_zero(self.C), "a number above 0")
+        require("tol", self.tol, above_zero(self.tol), "a number above 0")
         require("max_iter", self.max_iter, whole(self.max_iter, 1), "a whole number from 1 up")
 
 

@@ -21,6 +21,7 @@ Fewer rows than columns: a fold's rows span all there is to find, and it is solv
 
 from __future__ import annotations
 
-from embedstore.solver.sweep import Solution, folds_at_once, solve
+from embedstore.solver.sweep import Solution, folds_at_once, solve, standard_scale
+from embedstore.solver.threads import one_thread
 
-__all__ = ["Solution", "folds_at_once", "solve"]
+__all__ = ["Solution", "folds_at_once", "one_thread", "solve", "standard_scale"]

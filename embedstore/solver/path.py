@@ -13,6 +13,9 @@ from embedstore.solver.rows import Rows
 MEMORY = 20
 """Steps that are remembered."""
 
+TOLERANCE = {torch.float32: 1e-8, torch.float64: 1e-14}
+"""What rounding leaves to be seen of the loss."""
+
 LOOK = 4
 """Passes after which the curvature is looked at again."""
 
@@ -36,7 +39,8 @@ class Path:
     ) -> None:
         """Take (C,) rising `Cs`; `tol` and `max_iter` as `solve` does."""
         self.rows, self.coordinates = rows, coordinates
-        self.Cs, self.tol, self.max_iter = Cs, tol, max_iter
+        self.Cs, self.max_iter = Cs, max_iter
+        self.tol = max(tol, TOLERANCE[rows.x.dtype])
         shape = (len(rows.weights), len(Cs))
         like = coordinates.curvature
         self.at = torch.zeros(*shape, *like.shape[1:], dtype=like.dtype, device=like.device)

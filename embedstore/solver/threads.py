@@ -37,16 +37,23 @@ class Crew:
 
 
 @contextmanager
-def crew(most: int) -> Iterator[Crew]:
-    """At most `most` of the threads torch has; inside, its own operations use one."""
+def one_thread() -> Iterator[int]:
+    """Let torch's operations use one thread inside; gives how many they had."""
     threads = torch.get_num_threads()
-    size = max(1, min(threads, most))
     torch.set_num_threads(1)
     try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def crew(most: int) -> Iterator[Crew]:
+    """At most `most` of the threads torch has; inside, its own operations use one."""
+    with one_thread() as threads:
+        size = max(1, min(threads, most))
         if size == 1:
             yield Crew(1, None)
             return
         with ThreadPoolExecutor(size, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield Crew(size, pool)
-    finally:
-        torch.set_num_threads(threads)
