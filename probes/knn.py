@@ -24,6 +24,7 @@ from embedstore.classifier import (
     whole,
 )
 from embedstore.index import ExactIndex
+from embedstore.pairs import all_neighbours
 from embedstore.types import Floats, unit_rows
 
 
@@ -83,6 +84,19 @@ class KNNProbe(VectorClassifier):
                 p = _shares(cosines[:, :k], votes[:, :k], len(kept), point["temperature"])
                 of_point.append((p, self.classes_[kept]))
         return answers
+
+    def leave_one_out(
+        self, X: ArrayLike, y: ArrayLike, groups: NDArray[np.intp] | None = None
+    ) -> NDArray[Any]:
+        """(n, d) vectors and (n,) labels to (n, k): each row's vote by all others.
+
+        Rows of its own group, (n,) numbers such as of patients, have no say. Columns are as
+        `classes_`; the head is fitted to all rows afterwards.
+        """
+        self.fit(X, y)
+        unit = unit_rows(self._seen(X))
+        cosines, rows = all_neighbours(unit, min(self.n_neighbors, len(unit) - 1), groups)
+        return _shares(cosines, self.codes_[rows], len(self.classes_), self.temperature)
 
 
 def _shares(cosines: Floats, votes: NDArray[np.intp], k: int, temperature: float) -> Doubles:

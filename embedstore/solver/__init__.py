@@ -22,6 +22,6 @@ Fewer rows than columns: a fold's rows span all there is to find, and it is solv
 from __future__ import annotations
 
 from embedstore.solver.sweep import Solution, folds_at_once, solve, standard_scale
-from embedstore.solver.threads import one_thread
+from embedstore.solver.threads import crew, one_thread
 
-__all__ = ["Solution", "folds_at_once", "one_thread", "solve", "standard_scale"]
+__all__ = ["Solution", "crew", "folds_at_once", "one_thread", "solve", "standard_scale"]
