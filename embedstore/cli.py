@@ -19,6 +19,7 @@ from embedstore import (
     cli_check,
     cli_export,
     cli_extract,
+    cli_predict,
     cli_probe,
     cli_view,
 )
@@ -49,6 +50,7 @@ def options(
 
 app.command()(cli_extract.extract)
 app.command()(cli_probe.probe)
+app.command()(cli_predict.predict)
 app.command()(cli_view.view)
 app.command()(cli_check.check)
 app.command()(cli_export.export)

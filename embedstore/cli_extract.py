@@ -62,7 +62,7 @@ def extract(
     if archived:
         _refuse("a DICOM archive", {"--column": column, "--root": root})
         _check_archive(join, on, label, frames)
-        read = partial(_archive, manifest, join, on, label, frames, workers, file_timeout)
+        read = partial(archived_images, manifest, join, on, label, frames, workers, file_timeout)
     else:
         _refuse("anything but a DICOM archive", {"--join": join, "--on": on})
         read = partial(_table, manifest, column, label, root, frames)
@@ -113,7 +113,7 @@ def _check_archive(table: Path | None, on: str, labels: list[str] | None, frames
         raise UsageError(f"--label {name}: a DICOM archive gets its labels by --join TABLE")
 
 
-def _archive(
+def archived_images(
     folder: Path,
     table: Path | None,
     on: str,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +14,11 @@ from embedstore.cli_console import err, out, say
 from embedstore.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from embedstore.evaluate import Protocol, Trial
     from embedstore.few import Few
     from embedstore.heads import Head
     from embedstore.store import Store
-    from embedstore.types import Report, Spec
+    from embedstore.types import Floats, Report, Spec
 
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
 Label = Annotated[str, typer.Option(help="The column to predict.")]
@@ -55,6 +56,27 @@ FewShot = Annotated[
 Fractions = Annotated[
     str, typer.Option("--label-fraction", help="Learning curve by share of labels: 0.1,0.5,1.")
 ]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt",
+        metavar="CLASS=SENTENCE",
+        help="A description of a class, for the heads zeroshot and text; several for a class count "
+        "as their mean.",
+    ),
+]
+TextBackbone = Annotated[
+    str,
+    typer.Option(help="NAME[@WEIGHTS] that reads --prompt; by default the vectors' own by name."),
+]
+Save = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Fit to all labelled images and save for `predict`; a sub-folder for each of several.",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace saved probes that are there.")]
 Folds = Annotated[int, typer.Option(help="Folds, by patient.", min=2)]
 TestShare = Annotated[
     float, typer.Option(help="One holdout of this share instead of folds.", min=0, max=0.5)
@@ -83,6 +105,10 @@ def probe(
     grid: GridValues = None,
     few_shot: FewShot = "",
     label_fraction: Fractions = "",
+    prompt: Prompts = None,
+    text_backbone: TextBackbone = "",
+    save: Save = None,
+    force: Force = False,
     folds: Folds = 5,
     test_share: TestShare = 0.0,
     repeats: Repeats = None,
@@ -92,7 +118,7 @@ def probe(
     as_json: AsJson = False,
 ) -> None:
     """Train heads on stored vectors and score them by patient, with intervals and floors."""
-    from embedstore.evaluate import evaluate
+    from embedstore.evaluate import Protocol, judge
     from embedstore.heads import grids, load_heads
     from embedstore.report.progress import progress
     from embedstore.report.table import probe_table
@@ -103,33 +129,99 @@ def probe(
         raise UsageError("--grid says what --sweep tries; give --sweep too")
     tried = grids(heads, grid or []) if sweep else {}
     curve = _curve(few_shot, label_fraction, sweep)
+    if save and curve != [None]:
+        raise UsageError("--save is of a head fitted to all images; leave the learning curve out")
     opened = Store.open(store, verify)
     opened.column(label)
     if label in {"id", "group"}:
         raise UsageError(f"--label {label} says who an image is of; there is nothing to predict")
     classes = tuple(c.strip() for c in order.split(",") if c.strip())
     seeds = repeats or (10 if few_shot or label_fraction else 1)
-    jobs = list(_jobs(specs_of(opened, backbone), heads, curve))
+    specs = specs_of(opened, backbone)
+    jobs = list(_jobs(specs, heads, curve))
+    places = _places(save, force, specs, heads)
     reports = []
     with progress(err, "probing", "evaluations") as show:
-        show(0, len(jobs))
-        read: dict[str, Any] = {}
-        for spec, one, few in jobs:
-            read = read if spec.key in read else {spec.key: opened.read(spec)}
-            report = evaluate(
-                read[spec.key],
-                *(label, one, one.name, folds, test_share, seeds, seed, classes),
-                grid=tried.get(one.name),
-                few=few,
-            )
-            reports.append(replace(report, notes=report.notes + opened.notes(spec)))
-            show(len(reports), len(jobs))
+        for spec in specs:
+            embeddings, texts = opened.read(spec), _texts(spec, prompt or [], text_backbone)
+            for _, one, few in [job for job in jobs if job[0] == spec]:
+                how = Protocol(
+                    *(folds, test_share, seeds, seed, classes, tried.get(one.name), few, texts)
+                )
+                trial = judge(embeddings, label, one, one.name, how)
+                report = replace(trial.report, notes=trial.report.notes + opened.notes(spec))
+                if save:
+                    precision = str(opened.provenance[spec.key]["precision"])
+                    _save(places[spec.key, one.name], one, trial, how, report, precision, force)
+                reports.append(report)
+                show(len(reports), len(jobs))
     if as_json:
         # a plug-in's parameters may be anything
         print(json.dumps([r.to_dict() for r in reports], indent=2, default=str))
         return
     out.print(probe_table(reports))
     _tell(reports)
+    for place in places.values():
+        say(out, f"saved: {place}")
+
+
+def _texts(spec: Spec, prompts: list[str], backbone: str) -> Mapping[str, Floats] | None:
+    """Return the vectors of what was said of the classes, by the model of these image vectors."""
+    if not prompts:
+        return None
+    from embedstore.backbones import load_backbone
+    from embedstore.texts import by_class, class_vectors
+
+    sentences = by_class(prompts)
+    if not spec.text:
+        return None  # a head that needs them says so
+    loaded = load_backbone(backbone or spec.backbone, spec.recipe)
+    spec.require(loaded.spec)
+    return class_vectors(loaded, sentences)
+
+
+def _places(
+    save: Path | None, force: bool, specs: Sequence[Spec], heads: Sequence[Head]
+) -> dict[tuple[str, str], Path]:
+    """Return where each head of each backbone goes, before the work: nothing may be in the way."""
+    if save is None:
+        return {}
+    from embedstore.saved import refuse_place
+
+    several = len(specs) * len(heads) > 1
+    places = {
+        (s.key, h.name): save / f"{s.backbone}-{s.key[:6]}-{h.name}" if several else save
+        for s in specs
+        for h in heads
+    }
+    for place in places.values():
+        refuse_place(place, force)
+    return places
+
+
+def _save(
+    place: Path,
+    head: Head,
+    trial: Trial,
+    how: Protocol,
+    report: Report,
+    precision: str,
+    force: bool,
+) -> None:
+    from embedstore.evaluate import final
+    from embedstore.saved import SavedProbe
+
+    fitted, temperature = final(trial, how)
+    SavedProbe(
+        head.where,
+        fitted,
+        report.spec,
+        precision,
+        report.label,
+        report.classes,
+        temperature,
+        report,
+    ).save(place, force)
 
 
 def _jobs(

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.calibration import fit_temperature
 from embedstore.choose import Chosen, Grid, Sides, answers, at_the_edge, chosen
 from embedstore.classes import numeric, order_of
 from embedstore.errors import DataError, UsageError
 from embedstore.few import Few
-from embedstore.fitted import Answers
+from embedstore.fitted import Answers, Fitted, fit
 from embedstore.metrics import (
     RESAMPLES,
     confusion,
@@ -25,7 +27,7 @@ from embedstore.metrics import (
     scores,
 )
 from embedstore.splits import holdout, kfold, linked
-from embedstore.types import Embeddings, Report, Score, Split
+from embedstore.types import Embeddings, Floats, Report, Score, Split
 
 
 def labelled(embeddings: Embeddings, label: str) -> tuple[Embeddings, NDArray[np.str_], int]:
@@ -60,6 +62,8 @@ class Protocol:
         Parameters to choose from, for each fold on its training side alone.
     few
         Learn from a part of each training side.
+    texts
+        For heads with ``needs_text``: class to (d,) vector of its description.
     """
 
     folds: int = 5
@@ -69,6 +73,7 @@ class Protocol:
     order: tuple[str, ...] = ()
     grid: Grid | None = None
     few: Few | None = None
+    texts: Mapping[str, Floats] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +82,11 @@ class Trial:
 
     `images` are the labelled ones, `truth` (n,) their class numbers, `answers` (n, k) the
     probabilities of the first seed, each row by a head that saw no image of its patient; zeros
-    where an image was not `tested`.
+    where an image was not `tested`. `make` makes such a head, unfitted.
     """
 
     report: Report
+    make: Callable[..., Any]
     images: Embeddings
     truth: NDArray[np.intp]
     answers: Answers
@@ -117,10 +123,11 @@ def judge(
     kept, labels, left_out = labelled(embeddings, label)
     classes = order_of(labels, how.order)
     truth = np.array([classes.index(v) for v in labels.tolist()], dtype=np.intp)
+    make = _told(make_probe, name, classes, how.texts)
     splits = _splits(kept, labels, how)
     groups = linked(kept)
     sides = _sides(splits, truth, groups, how.few)
-    found = _found(make_probe, how.grid, kept, truth, groups, sides, how.seed)
+    found = _found(make, how.grid, kept, truth, groups, sides, how.seed)
     runs = _together(splits, sides, found, truth.shape[0], len(classes))
     tested = splits[0].fold >= 0
     notes = _notes(kept, left_out, label) + _order_note(classes, how.order)
@@ -142,11 +149,47 @@ def judge(
         chosen=tuple(dict(c.parameters) for c in found) if how.grid else (),
         few=str(how.few) if how.few else "",
     )
-    return Trial(report, kept, truth, runs[0], tested)
+    return Trial(report, make, kept, truth, runs[0], tested)
+
+
+def final(trial: Trial, how: Protocol) -> tuple[Fitted, float]:
+    """Fit the head to every labelled image; also return its temperature.
+
+    Parameters are chosen from the grid on folds of all images; the temperature is fitted to the
+    answers of the trial, which are for unseen patients.
+    """
+    vectors = np.asarray(trial.images.vectors, dtype=np.float32)
+    groups = linked(trial.images)
+    point: Mapping[str, Any] = {}
+    if how.grid:
+        sides = [(np.arange(len(vectors)), np.arange(1))]
+        grid = how.grid
+        point = chosen(trial.make, grid, vectors, trial.truth, groups, sides, how.seed)[
+            0
+        ].parameters
+    fitted = fit(trial.make(**point), vectors, trial.truth, groups)
+    seen = trial.tested
+    return fitted, fit_temperature(trial.answers[seen], trial.truth[seen])
+
+
+def _told(
+    make: Callable[..., Any],
+    name: str,
+    classes: tuple[str, ...],
+    texts: Mapping[str, Floats] | None,
+) -> Callable[..., Any]:
+    """Give a head that needs them the vectors of the classes' descriptions, by class number."""
+    if not getattr(make(), "needs_text", False):
+        return make
+    if missing := [c for c in classes if c not in (texts or {})]:
+        raise UsageError(f"{name} needs a description of each class: --prompt {missing[0]}=TEXT")
+    numbered = {i: texts[c] for i, c in enumerate(classes)} if texts else {}
+    return partial(make, class_vectors=numbered)
 
 
 def _parameters(probe: Any) -> dict[str, Any]:
-    return probe.get_params() if hasattr(probe, "get_params") else {}
+    found = probe.get_params() if hasattr(probe, "get_params") else {}
+    return {k: v for k, v in found.items() if k != "class_vectors"}
 
 
 def _splits(embeddings: Embeddings, labels: NDArray[np.str_], how: Protocol) -> list[Split]:

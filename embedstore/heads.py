@@ -22,10 +22,14 @@ from embedstore.errors import UnknownName, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A kind of classifier and the parameters that are not its defaults; call it for a new one."""
+    """A kind of classifier and the parameters that are not its defaults; call it for a new one.
+
+    `where` is what it was loaded by.
+    """
 
     name: str
     make: Callable[..., Any]
+    where: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, **more: Any) -> Any:
@@ -52,7 +56,8 @@ def load_heads(names: Sequence[str], settings: Sequence[str] = ()) -> list[Head]
     heads = [_load(name) for name in dict.fromkeys(names)]
     chosen = _assigned(heads, settings, "--set")
     return [
-        Head(h.name, h.make, {n: _value(text) for n, text in chosen[h.name].items()}) for h in heads
+        Head(h.name, h.make, h.where, {n: _value(text) for n, text in chosen[h.name].items()})
+        for h in heads
     ]
 
 
@@ -102,7 +107,7 @@ def _assigned(
 def _load(name: str) -> Head:
     where, colon, what = name.rpartition(":")
     if not colon:
-        return Head(name, _installed(name))
+        return Head(name, _installed(name), name)
     module = _file(Path(where)) if where.endswith(".py") else _module(where, name)
     made = getattr(module, what, None)
     if made is None:
@@ -112,7 +117,7 @@ def _load(name: str) -> Head:
         raise UsageError(
             f"--head {name}: not a classifier: it needs fit, and predict_proba or decision_function"
         )
-    return Head(what, made)
+    return Head(what, made, name)
 
 
 def _installed(name: str) -> Any:

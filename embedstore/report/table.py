@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from embedstore.predict import Prediction
 from embedstore.search import Neighbour
 from embedstore.store import Store
 from embedstore.types import Report, Score
@@ -45,6 +46,18 @@ def probe_table(reports: Sequence[Report]) -> Table:
         head = f"{report.probe}\n{report.few}" if report.few else report.probe
         table.add_row(escape(backbone), escape(head), *cells)
     table.add_row("floor", "", *[f"{first.metrics[name].floor:.3f}" for name in METRICS])
+    return table
+
+
+def prediction_table(found: Prediction, shown: int) -> Table:
+    """One row for each of the first images or exams, with a column for each class."""
+    table = Table(title=f"{len(found.ids)} {found.by}s")
+    for column in (found.by, "images", "answer", *found.classes):
+        table.add_column(escape(column))
+    answers = found.answers
+    for i in range(min(shown, len(found.ids))):
+        cells = [f"{p:.3f}" for p in found.probabilities[i]]
+        table.add_row(escape(str(found.ids[i])), str(found.images[i]), escape(answers[i]), *cells)
     return table
 
 

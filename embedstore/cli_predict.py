@@ -1,0 +1,125 @@
+"""``embedstore predict``: a saved probe on the vectors of a store or on new images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from embedstore.cli_console import err, out, pairs, say, tell_failures
+from embedstore.errors import DataError
+
+if TYPE_CHECKING:
+    from embedstore.predict import Prediction
+    from embedstore.saved import SavedProbe
+    from embedstore.store import Store
+
+ProbePath = Annotated[
+    Path, typer.Argument(metavar="PROBE", help="A folder made by `probe --save`.")
+]
+Source = Annotated[
+    Path, typer.Argument(metavar="STORE|IMAGES", help="A store, or a table or folder of images.")
+]
+HeadFile = Annotated[
+    str, typer.Option("--head", help="FILE.py:CLASS, for a probe whose head came from a file.")
+]
+BackboneName = Annotated[
+    str,
+    typer.Option(
+        "--backbone", help="NAME[@WEIGHTS] for new images; by default the probe's own by name."
+    ),
+]
+Column = Annotated[
+    list[str] | None, typer.Option(help="ROLE=NAME for columns without a usual name.")
+]
+By = Annotated[str, typer.Option(help="image or exam: the mean over an exam's images.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="CSV", help="Write a table there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+SHOWN = 20
+"""Rows of the printed table; `--out` and `--json` have all."""
+
+
+def predict(
+    probe: ProbePath,
+    source: Source,
+    backbone: BackboneName = "",
+    head: HeadFile = "",
+    column: Column = None,
+    by: By = "image",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Reader processes; -1: chosen.", min=-1)] = -1,
+    to: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give each image, or each exam, the calibrated probability of each class."""
+    from embedstore import saved
+    from embedstore.cli_console import one_of
+    from embedstore.predict import predictions, rows, write_csv
+    from embedstore.report.table import prediction_table
+    from embedstore.store import Store
+
+    one_of("--by", by, ("image", "exam"))
+    loaded = saved.load(probe, head)
+    if (source / "zarr.json").exists():
+        found = predictions(loaded, Store.open(source).read(loaded.spec.key), by)
+    else:
+        with TemporaryDirectory() as folder:
+            store = _extracted(loaded, source, backbone, column, device, workers, Path(folder))
+            found = predictions(loaded, store.read(loaded.spec.key), by)
+    if to:
+        write_csv(found, to)
+        say(out, f"{to}: {len(found.ids)} rows")
+    elif as_json:
+        print(json.dumps(rows(found), indent=2))
+    else:
+        out.print(prediction_table(found, SHOWN))
+        _tell_rest(found, loaded)
+
+
+def _tell_rest(found: Prediction, probe: SavedProbe) -> None:
+    if len(found.ids) > SHOWN:
+        say(out, f"… and {len(found.ids) - SHOWN} more; --out FILE.csv or --json has all")
+    for note in probe.report.notes:
+        say(out, f"note: {note}")
+
+
+def _extracted(
+    probe: SavedProbe,
+    source: Path,
+    backbone: str,
+    column: list[str] | None,
+    device: str,
+    workers: int,
+    folder: Path,
+) -> Store:
+    """Embed the images as the probe's vectors were made, into a store that does not last."""
+    from embedstore.archive import holds_dicom
+    from embedstore.backbones import load_backbone
+    from embedstore.cli_extract import archived_images
+    from embedstore.extract import extract
+    from embedstore.manifest import read_manifest
+    from embedstore.plan import choose, choose_device
+    from embedstore.readers import SECONDS
+    from embedstore.report.progress import progress
+    from embedstore.store import Store
+
+    if source.is_dir() and holds_dicom(source):
+        table = archived_images(source, None, "", None, "first", workers, SECONDS)
+    else:
+        table = read_manifest(source, pairs(column or []))
+    samples = table.samples
+    chosen = choose_device(device)
+    pooling = probe.spec.pooling if probe.spec.pooling == "pre-projection" else ""
+    model = load_backbone(backbone or probe.spec.backbone, probe.spec.recipe, pooling, chosen)
+    probe.spec.require(model.spec)
+    plan = choose(chosen, probe.precision, 0, workers, len(samples))
+    with progress(err, "extracting") as show:
+        summary = extract(samples, folder / "images.zarr", [model], plan, on_progress=show)
+    tell_failures(summary.failures)
+    if len(summary.failures) == len(samples):
+        raise DataError(f"none of the {len(samples)} images could be used")
+    return Store.open(folder / "images.zarr")
