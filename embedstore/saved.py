@@ -105,7 +105,7 @@ def refuse_place(folder: Path, force: bool) -> None:
     refuse(folder, force, (_JSON, _ARRAYS))
 
 
-def load(folder: Path, head: str = "") -> SavedProbe:
+def load(folder: Path | str, head: str = "") -> SavedProbe:
     """Load what `SavedProbe.save` wrote.
 
     `head` is where its class is now, needed for one that came from a file: no code is run because
@@ -116,6 +116,7 @@ def load(folder: Path, head: str = "") -> SavedProbe:
     UsageError
         There is no probe, or its head is not installed.
     """
+    folder = Path(folder)
     try:
         described = json.loads((folder / _JSON).read_text())
         arrays = load_file(folder / _ARRAYS)
@@ -187,7 +188,7 @@ def _plain_value(head: Any, name: str, value: Any) -> Any:
     plain = _plain(value)
     try:
         json.dumps(plain)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(
             f"{type(head).__name__} cannot be saved without pickling: {name} is "
             f"{type(value).__name__}, neither numbers nor text"

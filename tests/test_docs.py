@@ -61,6 +61,7 @@ def test_the_guides_backbone_is_a_backbone() -> None:
         "README.md",
         "CONTRIBUTING.md",
         *("docs/store.md", "docs/offline.md", "docs/dicom.md", "docs/python.md"),
+        *("docs/extraction.md", "docs/probes.md"),
     ],
 )
 def test_every_link_leads_somewhere(document: str) -> None:
@@ -73,7 +74,11 @@ def test_every_link_leads_somewhere(document: str) -> None:
 def test_every_option_named_exists() -> None:
     known = (ROOT / "docs" / "cli.md").read_text()
     text = "".join(
-        (ROOT / name).read_text() for name in ("README.md", "docs/dicom.md", "docs/python.md")
+        (ROOT / name).read_text()
+        for name in (
+            "README.md",
+            *(f"docs/{n}.md" for n in ("dicom", "extraction", "probes", "python")),
+        )
     )
     for option in set(re.findall(r"`(--[a-z-]+)", text)):
         assert option in known, option
