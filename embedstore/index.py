@@ -24,6 +24,11 @@ class ExactIndex:
         """Count the vectors."""
         return int(self.index.ntotal)
 
+    def vectors(self) -> Floats:
+        """(n, d) float32, as they were given."""
+        found: Floats = self.index.reconstruct_n(0, len(self))
+        return found
+
     def search(
         self, queries: Floats, k: int, without: NDArray[np.intp] | None = None
     ) -> tuple[Floats, NDArray[np.int64]]:

@@ -55,6 +55,14 @@ class KNNProbe(VectorClassifier):
         self.index_ = ExactIndex(unit_rows(vectors))
         return self
 
+    def saved_state(self) -> dict[str, Any]:
+        """Return what was learnt as plain arrays, for saving."""
+        return {**vars(self), "index_": self.index_.vectors()}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `saved_state` gave."""
+        vars(self).update({**state, "index_": ExactIndex(state["index_"])})
+
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
         """(n, d) to (n, k): the share of the vote each class has."""
         unit = unit_rows(self._seen(X))
