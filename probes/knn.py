@@ -61,7 +61,8 @@ class KNNProbe(VectorClassifier):
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `saved_state` gave."""
-        vars(self).update({**state, "index_": ExactIndex(state["index_"])})
+        for name, value in state.items():
+            setattr(self, name, ExactIndex(value) if name == "index_" else value)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
         """(n, d) to (n, k): the share of the vote each class has."""
