@@ -25,7 +25,9 @@ from embedstore.solver import one_thread
 
 
 class MLPProbe(VectorClassifier):
-    """ReLU layers with dropout, trained by AdamW until a part held back no longer gains.
+    """ReLU layers with dropout, trained by AdamW for as many epochs as a part held back gains.
+
+    Once these are known, it is trained anew on all rows for as many.
 
     Parameters
     ----------
@@ -40,7 +42,7 @@ class MLPProbe(VectorClassifier):
     max_epochs
         Times the training rows are gone through at most.
     patience
-        Epochs without a gain after which it stops; the best epoch's weights are kept.
+        Epochs without a gain after which it stops looking for one.
     validation_fraction
         Share of each class held back to see that; the training loss is watched where a class has
         too few rows.
@@ -67,10 +69,10 @@ class MLPProbe(VectorClassifier):
         hidden_layer_sizes: Sequence[int] = (128,),
         dropout: float = 0.2,
         weight_decay: float = 0.01,
-        learning_rate: float = 0.001,
+        learning_rate: float = 0.002,
         batch_size: int = 128,
         max_epochs: int = 200,
-        patience: int = 20,
+        patience: int = 10,
         validation_fraction: float = 0.1,
         class_weight: str | Mapping[Any, float] | None = None,
         random_state: int | None = 0,
@@ -92,14 +94,18 @@ class MLPProbe(VectorClassifier):
         vectors, codes = self._read(X, y)
         counts = row_weights(codes, self.classes_, self.class_weight)
         rows = torch.tensor(vectors, dtype=torch.float32)
-        data = (rows, torch.as_tensor(codes), torch.as_tensor(counts, dtype=torch.float32))
+        data = [rows, torch.as_tensor(codes), torch.as_tensor(counts, dtype=torch.float32)]
         seed = int(check_random_state(self.random_state).randint(2**31))
         train, held = self._parted(codes, seed)
         # what torch's generator gives afterwards is not changed by a fit
         with torch.random.fork_rng(devices=[]), one_thread():
             torch.manual_seed(seed)
             net = self._net(rows.shape[1], len(self.classes_))
-            self._train(net, [part[train] for part in data], [part[held] for part in data])
+            looked = self._train(net, [part[train] for part in data], [part[held] for part in data])
+            self.validation_losses_ = looked
+            torch.manual_seed(seed)
+            net = self._net(rows.shape[1], len(self.classes_))
+            self._train(net, data, None, int(np.argmin(looked)) + 1)
         layers = [layer for layer in net if isinstance(layer, nn.Linear)]
         self.weights_ = [layer.weight.detach().numpy().T.copy() for layer in layers]
         self.biases_ = [layer.bias.detach().numpy().copy() for layer in layers]
@@ -129,32 +135,37 @@ class MLPProbe(VectorClassifier):
         parts = train_test_split(every, test_size=held, stratify=codes, random_state=seed)
         return torch.as_tensor(parts[0]), torch.as_tensor(parts[1])
 
-    def _train(self, net: nn.Sequential, train: list[Tensor], held: list[Tensor]) -> None:
-        """Step by step; leave `net` with the weights of the best epoch."""
-        parameters = list(net.parameters())
+    def _train(
+        self,
+        net: nn.Sequential,
+        train: list[Tensor],
+        held: list[Tensor] | None,
+        epochs: int | None = None,
+    ) -> list[float]:
+        """Step through the epochs; stop when `held` no longer gains, and return its losses."""
         optimizer = torch.optim.AdamW(
-            parameters, self.learning_rate, weight_decay=self.weight_decay, fused=True
+            net.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
-        best, since, kept = np.inf, 0, [p.detach().clone() for p in parameters]
-        self.validation_losses_: list[float] = []
-        for _ in range(self.max_epochs):
+        losses: list[float] = []
+        for _ in range(epochs or self.max_epochs):
             net.train()
             for batch in _batches(len(train[0]), self.batch_size):
                 optimizer.zero_grad()
                 _loss(net, [part[batch] for part in train]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
+            if held is None:
+                continue
             net.eval()
             with torch.no_grad():
-                now = float(_loss(net, held))
-            self.validation_losses_.append(now)
-            since += 1
-            if now < best:
-                best, since, kept = now, 0, [p.detach().clone() for p in parameters]
-            if since >= self.patience or not np.isfinite(now):
+                losses.append(float(_loss(net, held)))
+            if not np.isfinite(losses[-1]):
+                raise ValueError(
+                    f"the loss is {losses[-1]} after {len(losses)} epochs; give a learning_rate "
+                    f"below {self.learning_rate}, or standardise the vectors"
+                )
+            if len(losses) - 1 - int(np.argmin(losses)) >= self.patience:
                 break
-        with torch.no_grad():
-            for parameter, value in zip(parameters, kept, strict=True):
-                parameter.copy_(value)
+        return losses
 
     def _check(self) -> None:
         sizes = self.hidden_layer_sizes

@@ -337,7 +337,7 @@ def test_mlp_parts_what_no_line_parts():
         assert [w.shape[1] for w in probe.weights_] == [*sizes, 2]
 
 
-def test_mlp_keeps_the_best_epoch_and_stops_when_patience_ends():
+def test_mlp_trains_as_long_as_the_part_held_back_gains():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(400, 40)), rng.integers(0, 2, 400)  # nothing to learn but by heart
     probe = MLPProbe(patience=5, learning_rate=0.01).fit(x, y)
@@ -346,6 +346,12 @@ def test_mlp_keeps_the_best_epoch_and_stops_when_patience_ends():
     shorter = MLPProbe(patience=5, learning_rate=0.01, max_epochs=int(np.argmin(losses)) + 1)
     for a, b in zip(probe.weights_, shorter.fit(x, y).weights_, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_mlp_that_runs_away_is_refused_with_what_to_do():
+    x, y = checkerboard(80)
+    with pytest.raises(ValueError, match="give a learning_rate below"):
+        MLPProbe(learning_rate=1e30).fit(x * 1e30, y)
 
 
 def test_mlp_answers_as_torchs_layers_with_its_weights():
