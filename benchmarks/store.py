@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedstore.store import Store
 from embedstore.types import Floats, Recipe, Sample, Spec
@@ -103,17 +104,26 @@ def main() -> None:
             "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors",
             "ratio_to_memmap": {
                 "write": round(written / floor, 2),
-                "read all": compare(lambda: store.vectors(spec), lambda: np.array(mapped)),
+                "read all": compare(
+                    lambda: np.array(store.vectors(spec)), lambda: np.array(mapped)
+                ),
                 f"gather {GATHERED:,} rows": compare(
-                    lambda: store.vectors(spec, wanted), lambda: mapped[wanted]
+                    lambda: store.vectors(spec)[wanted], lambda: mapped[wanted]
                 ),
             },
+            f"gather_{GATHERED}_by_id_ms": by_id(store, spec, wanted),
             "open_ms": round(1000 * statistics.median(opening(path)), 2),
             f"append_{APPENDED}": appending(folder, path, spec, some),
         }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
+
+
+def by_id(store: Store, spec: Spec, wanted: NDArray[np.int64]) -> float:
+    """Return what it takes to look up rows by the ids of their samples, ms."""
+    ids = [f"film{row:07d}" for row in wanted]
+    return round(1000 * statistics.median(seconds(lambda: store.vectors(spec, ids)) for _ in "123"))
 
 
 def opening(path: Path) -> list[float]:
