@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
 
+from embedstore.classifier import points
 from embedstore.fitted import Answers, Rows, fit, in_columns
 from embedstore.splits import inner_folds
 from embedstore.types import Floats
@@ -30,11 +30,6 @@ class Chosen:
 
     parameters: Mapping[str, Any]
     answers: Answers
-
-
-def points(grid: Grid) -> list[dict[str, Any]]:
-    """Every combination of a grid's values, the last parameter changing fastest."""
-    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
 def answers(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.solver import standard_scale
 from embedstore.splits import inner_folds
 from embedstore.types import Floats
 
@@ -64,9 +65,6 @@ def in_columns(answered: NDArray[Any], known: NDArray[Any], classes: int) -> Ans
 
 def standardisation(train: Floats) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each column, (d,) each; 1 where a column is constant."""
-    mean = train.mean(axis=0, dtype=np.float64).astype(np.float32)
-    scale = train.std(axis=0, dtype=np.float64).astype(np.float32)
-    # a constant column comes out as rounding noise, not as an exact zero
-    scale[scale <= 1e-6 * np.abs(mean)] = 1
-    scale[scale == 0] = 1
-    return mean, scale
+    mean = train.mean(axis=0, dtype=np.float64)
+    scale = standard_scale(mean, train.std(axis=0, dtype=np.float64))
+    return mean.astype(np.float32), scale.astype(np.float32)
