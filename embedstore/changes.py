@@ -6,74 +6,73 @@ same, the new time is noted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.images.decode import digest_of
 from embedstore.images.prepare import stat_of
+from embedstore.matching import prefixes
 from embedstore.plan import Plan
 from embedstore.readers import read_each
 from embedstore.store import Store
-from embedstore.types import Backbone, Sample
+from embedstore.types import Sample
 from embedstore.writer import Writer
 
-Stats = Mapping[int, tuple[int, int] | None]
-"""Size and time of the file of each row; None where it cannot be found."""
+_NOT_FOUND = (0, 0)
 
 
 def changed(
     writer: Writer,
     samples: Sequence[Sample],
     rows: NDArray[np.int64],
-    backbones: Sequence[Backbone],
     plan: Plan,
 ) -> NDArray[np.int64]:
-    """Return the rows of which these backbones, or pictures kept for them, saw other bytes.
+    """Return the rows of which any vectors or kept pictures were made from other bytes.
 
     Files that cannot be found count as unchanged.
     """
     store = writer.store()
-    stats: Stats = {row: stat_of(s.path) for s, row in zip(samples, rows.tolist(), strict=True)}
-    paths = {row: s.path for s, row in zip(samples, rows.tolist(), strict=True)}
-    suspects = {prefix: _suspects(store, prefix, stats) for prefix in _sets(store, backbones)}
-    listed = sorted({row for places in suspects.values() for row in places})
-    read = read_each(digest_of, ((paths[row],) for row in listed), plan.workers, plan.seconds)
-    now = dict(zip(listed, read, strict=True))
+    there = prefixes(store)
+    if not there:
+        return np.empty(0, dtype=np.int64)
+    stats = np.array([stat_of(s.path) or _NOT_FOUND for s in samples], dtype=np.int64)
+    suspects = {prefix: _suspects(store, prefix, rows, stats) for prefix in there}
+    listed = sorted({n for numbers, _ in suspects.values() for n in numbers.tolist()})
+    jobs = ((samples[n].path,) for n in listed)
+    now = dict(zip(listed, read_each(digest_of, jobs, plan.workers, plan.seconds), strict=True))
     found: set[int] = set()
-    for prefix, places in suspects.items():
-        then = store.array(f"{prefix}/digests", np.array(list(places.values()), dtype=np.intp))
-        other = {row for row, d in zip(places, then, strict=True) if now[row] != d.tobytes()}
-        found |= other
-        _note(writer, prefix, {p: stats[row] for row, p in places.items() if row not in other})
+    for prefix, (numbers, places) in suspects.items():
+        then = store.array(f"{prefix}/digests", places)
+        same = [now[n] == d.tobytes() for n, d in zip(numbers.tolist(), then, strict=True)]
+        mask = np.array(same, dtype=bool)
+        found |= set(rows[numbers[~mask]].tolist())
+        _note(writer, prefix, places[mask], stats[numbers[mask]])
     return np.array(sorted(found), dtype=np.int64)
 
 
-def _sets(store: Store, backbones: Sequence[Backbone]) -> Iterator[str]:
-    """Yield where there are vectors of these backbones, and pictures of their recipes."""
-    wanted = [f"embeddings/{b.spec.key}/" for b in backbones]
-    wanted += [f"pixels/{b.spec.recipe.pixel_key}/" for b in backbones]
-    for name in store.arrays:
-        if name.startswith(tuple(wanted)) and name.endswith("/rows"):
-            yield name.removesuffix("/rows")
+def _suspects(
+    store: Store, prefix: str, rows: NDArray[np.int64], stats: NDArray[np.int64]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the samples whose file has another size or time than it had in a set.
 
-
-def _suspects(store: Store, prefix: str, stats: Stats) -> dict[int, int]:
-    """Map rows whose file has another size or time than it had to their places in a set."""
+    The result is their numbers, and their places in the arrays of the set.
+    """
     places = store.places(prefix)
-    rows = store.array(f"{prefix}/rows", places).tolist()
-    then = store.array(f"{prefix}/stat", places).tolist()
-    return {
-        row: int(place)
-        for row, stat, place in zip(rows, then, places, strict=True)
-        if any(stat) and stats.get(row) not in {None, tuple(stat)}
-    }
+    order = np.argsort(rows, kind="stable")
+    of_set = store.array(f"{prefix}/rows", places)
+    at = np.minimum(np.searchsorted(rows, of_set, sorter=order), len(rows) - 1)
+    numbers = order[at]
+    then, now = store.array(f"{prefix}/stat", places), stats[numbers]
+    known = (rows[numbers] == of_set) & then.any(axis=1) & now.any(axis=1)
+    suspect = known & (then != now).any(axis=1)
+    return numbers[suspect], places[suspect]
 
 
-def _note(writer: Writer, prefix: str, stats: Stats) -> None:
-    """Note the sizes and times of files whose bytes are the same, by place."""
-    if stats:
+def _note(writer: Writer, prefix: str, places: NDArray[np.intp], stats: NDArray[np.int64]) -> None:
+    """Note the sizes and times of files whose bytes are the same."""
+    if len(places):
         values = writer.store().array(f"{prefix}/stat")
-        values[list(stats)] = list(stats.values())
+        values[places] = stats
         writer.rewrite(f"{prefix}/stat", [values])

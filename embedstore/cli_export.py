@@ -30,7 +30,7 @@ def export(
     from embedstore.report.progress import progress
     from embedstore.store import Store
 
-    opened = Store.open(store)
+    opened = Store.open(store, verify=True)  # an export has no checksums to look at later
     with progress(err, "exporting", "rows") as show:
         chosen = written(opened, to, form, backbone or (), force, show)
     for spec in chosen.specs:

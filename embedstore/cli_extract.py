@@ -168,6 +168,8 @@ def _check_store(store: Path, patient_ids: str) -> None:
     if store.name in {"", ".."}:
         raise UsageError(f"--store is the path of a store, such as embeddings.zarr; not '{store}'")
     refuse_foreign(store)
+    if (store / "zarr.json").exists() and not os.access(store, os.W_OK):
+        raise StoreError(f"{store}: cannot be written to; give another, or a copy")
     above = next(p for p in store.absolute().parents if p.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise StoreError(f"{store}: cannot be made: {above} cannot be written to; give another")
@@ -187,6 +189,7 @@ def _devices(names: str) -> list[str]:
     from embedstore.plan import choose_device
 
     devices = [choose_device(name.strip()) for name in names.split(",")]
+    devices = ["cpu" if name.startswith("cpu:") else name for name in devices]  # there is one
     for name in devices:
         one_of("--device", name.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
         try:

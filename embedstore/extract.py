@@ -23,6 +23,7 @@ from embedstore.changes import changed
 from embedstore.encode import Encoders, Vectors, find_batch_size
 from embedstore.errors import ImageError, StoreError, UsageError
 from embedstore.feed import Batch, Feed
+from embedstore.heap import keep_memory
 from embedstore.images.prepare import Prepared
 from embedstore.plan import Plan, provenance
 from embedstore.register import register
@@ -111,6 +112,8 @@ def extract(
     """
     began = time.monotonic()
     every = [backbones, *copies]
+    if plan.device.startswith("cpu"):
+        keep_memory()
     plan = _sized(plan, store, every, len(samples))
     summary = Summary(samples=len(samples), batch_size=plan.batch_size)
     with Writer(store) as writer, Encoders(every, plan) as encoders:
@@ -122,7 +125,7 @@ def extract(
         made = provenance(plan, any(s.private for s in samples))
         for backbone in backbones:
             writer.add_spec(backbone.spec, made | {"note": getattr(backbone, "note", "")})
-        stale = changed(writer, samples, rows, backbones, plan)
+        stale = changed(writer, samples, rows, plan)
         writer.commit()
         todo = backlog(writer.store(), rows, backbones, retry, keep_pixels, stale)
         summary.already, summary.failed_before = todo.already, todo.failed_before
@@ -146,7 +149,8 @@ def _sized(plan: Plan, store: Path, copies: Sequence[Sequence[Backbone]], images
     there = Store.open(store) if (store / "zarr.json").exists() else None
     specs = [b.spec for b in copies[0] if there and b.spec.key in there.specs]
     used = [there.provenance[s.key] for s in specs if there and there.count(s)]
-    sizes = [p["batch_size"] for p in used if p["device"] == plan.device]
+    kind = plan.device.partition(":")[0]
+    sizes = [p["batch_size"] for p in used if p["device"].startswith(kind)]
     return replace(plan, batch_size=min(sizes) if sizes else find_batch_size(copies, plan, images))
 
 

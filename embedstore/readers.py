@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from queue import SimpleQueue
@@ -177,9 +178,10 @@ class _Reader:
             if self._ended.is_set():
                 raise EmbedstoreError("the readers have been ended")
             arguments = theirs, self._function, self._seconds, self._niceness
-            self._process = self._context.Process(target=_serve, args=arguments, daemon=True)
-            with _without_main():
-                self._process.start()
+            process = self._context.Process(target=_serve, args=arguments, daemon=True)
+            with _without_main(), _without_interrupts():
+                process.start()
+            self._process = process
         try:
             if pipe.poll(_START) and pipe.recv():
                 self._pipe = pipe
@@ -214,6 +216,17 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Keep Ctrl-C from the fork server too, which starts here and inherits what is blocked."""
+    resource_tracker.ensure_running()  # or starting it would unblock it again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _name(exitcode: int | None) -> str:

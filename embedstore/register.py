@@ -12,6 +12,8 @@ from embedstore.store import Store
 from embedstore.types import Sample
 from embedstore.writer import Writer
 
+_COLUMNS = ("exam", "view", "laterality", "split")
+
 
 def register(writer: Writer, samples: Sequence[Sample]) -> NDArray[np.int64]:
     """Add the samples the store does not know, and labels it does not have.
@@ -30,8 +32,9 @@ def register(writer: Writer, samples: Sequence[Sample]) -> NDArray[np.int64]:
     known = rows_of(store)
     fresh = [s for s in samples if s.id not in known]
     old = [s for s in samples if s.id in known]
-    _refuse_other_labels(store, old, known)
+    _refuse_others(store, old, known)
     _add_labels(writer, store, old, known)
+    _fill_columns(writer, store, old, known)
     if fresh:
         writer.add_samples(fresh)
         known |= {s.id: store.rows("samples/id") + i for i, s in enumerate(fresh)}
@@ -61,21 +64,35 @@ def _add_labels(
             writer.fill_label(name, values)
 
 
-def _refuse_other_labels(store: Store, samples: Sequence[Sample], known: Mapping[str, int]) -> None:
+def _fill_columns(
+    writer: Writer, store: Store, samples: Sequence[Sample], known: Mapping[str, int]
+) -> None:
+    """Fill in what was blank of the other columns."""
+    for name in _COLUMNS:
+        given = {known[s.id]: getattr(s, name) for s in samples}
+        there = store.array(f"samples/{name}").tolist()
+        values = [value or given.get(row, "") for row, value in enumerate(there)]
+        if values != there:
+            writer.rewrite(f"samples/{name}", [values])
+
+
+def _refuse_others(store: Store, samples: Sequence[Sample], known: Mapping[str, int]) -> None:
     """Stop where the manifest contradicts the store: silently keeping either would be wrong.
 
-    A label that one of them leaves blank is no contradiction.
+    What one of them leaves blank, but for the patient, is no contradiction.
     """
     columns = {f"label {n!r}": store.array(f"samples/labels/{n}") for n in store.labels}
+    columns |= {n: store.array(f"samples/{n}") for n in _COLUMNS}
     columns["patient"] = store.array("samples/group")
     for sample in samples:
         row = known[sample.id]
-        given = {f"label {n!r}": v for n, v in sample.labels.items() if v}
-        for name, value in (given | {"patient": sample.group}).items():
-            blank = name != "patient" and name in columns and not columns[name][row]
-            if name in columns and columns[name][row] != value and not blank:
+        given = {f"label {n!r}": v for n, v in sample.labels.items()}
+        given |= {n: getattr(sample, n) for n in _COLUMNS} | {"patient": sample.group}
+        for name, value in given.items():
+            there = str(columns[name][row]) if name in columns else ""
+            if there != value and (name == "patient" or (there and value)):
                 raise ManifestError(
-                    f"sample {sample.id!r}: {name} is {value!r} in the manifest and "
-                    f"{str(columns[name][row])!r} in the store; change the store by "
-                    f"`embedstore update`, or give changed images new ids"
+                    f"sample {sample.id!r}: {name} is {value!r} in the manifest and {there!r} in "
+                    f"the store; change the store by `embedstore update`, or give changed images "
+                    f"new ids"
                 )

@@ -312,8 +312,6 @@ class Writer:
             self._appenders[array] = Appender(self.path, Layout(array, dtype, row), 0)
 
     def _resume(self) -> None:
-        for leftover in self.path.rglob(f"{TEMPORARY}*"):
-            leftover.unlink()
         root = read_root(self.path)
         self._state = root["attributes"]["embedstore"]
         for name, metadata in root["consolidated_metadata"]["metadata"].items():
@@ -321,6 +319,21 @@ class Writer:
                 self._arrays[name] = metadata
                 layout = layout_of(name, metadata)
                 self._appenders[name] = Appender(self.path, layout, metadata["shape"][0])
+        for folder in self._unfinished():
+            for leftover in folder.glob(f"{TEMPORARY}*"):
+                leftover.unlink()
+
+    def _unfinished(self) -> set[Path]:
+        """Return where a stopped run may have left a file half written: not in earlier chunks."""
+        folders = {self.path} | {self.path / name for name in self._arrays}
+        for appender in self._appenders.values():
+            chunk = appender.rows // appender.layout.chunk_rows
+            folder = appender.layout.chunk_file(self.path, chunk).parent
+            while folder not in folders and folder.is_dir():
+                folders.add(folder)
+                chunk += 1
+                folder = appender.layout.chunk_file(self.path, chunk).parent
+        return folders
 
 
 def _text(sample: Sample, column: str) -> str:

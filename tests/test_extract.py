@@ -237,14 +237,30 @@ def test_an_image_wide_as_a_wall_is_embedded(tmp_path: Path) -> None:
     assert len(Store.open(tmp_path / "s.zarr").read(backbone.spec)) == 1
 
 
-@pytest.mark.parametrize("column", ["tissue", "patient"])
+@pytest.mark.parametrize("column", ["tissue", "patient", "view", "laterality"])
 def test_a_manifest_that_contradicts_the_store_is_refused(
     films: Path, tmp_path: Path, column: str
 ) -> None:
-    run(films, tmp_path / "s.zarr", Sums(plain()))
-    table = pl.read_csv(films).with_columns(pl.lit("other").alias(column))
-    with pytest.raises(ManifestError, match="'other' in the manifest"):
+    first = pl.read_csv(films).with_columns(pl.lit("MLO").alias("view"), laterality=pl.lit("R"))
+    extract(
+        read_manifest(first, root=films.parent).samples, tmp_path / "s.zarr", [Sums(plain())], PLAN
+    )
+    other = {"view": "CC", "laterality": "L"}.get(column, "other")
+    table = first.with_columns(pl.lit(other).alias(column))
+    with pytest.raises(ManifestError, match=f"'{other}' in the manifest"):
         extract(read_manifest(table, root=films.parent).samples, tmp_path / "s.zarr", [], PLAN)
+
+
+def test_columns_that_come_later_are_filled_in(films: Path, tmp_path: Path) -> None:
+    run(films, tmp_path / "s.zarr", Sums(plain()))
+    sides = ["train", "test"] * 6
+    table = pl.read_csv(films).with_columns(pl.Series("split", sides), view=pl.lit("MLO"))
+    extract(
+        read_manifest(table, root=films.parent).samples, tmp_path / "s.zarr", [Sums(plain())], PLAN
+    )
+    store = Store.open(tmp_path / "s.zarr")
+    assert store.column("split").tolist() == sides
+    assert set(store.column("view").tolist()) == {"MLO"}
 
 
 def test_bfloat16_stays_close_to_float32(films: Path, tmp_path: Path) -> None:
@@ -371,6 +387,28 @@ def test_ctrl_c_commits_and_says_how_to_go_on(films: Path, tmp_path: Path) -> No
     assert 2 <= len(Store.open(store).read(spec)) <= 8
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert len(Store.open(store).read(spec)) == 12
+
+
+@pytest.mark.parametrize("after", [0.05, 0.3, 0.6, 0.9])
+def test_ctrl_c_while_readers_start_is_no_crash(films: Path, tmp_path: Path, after: float) -> None:
+    table = pl.concat([pl.read_csv(films)] * 60).with_row_index("id")
+    table.write_csv(films.parent / "many.csv")
+    code = (
+        "import sys\nfrom embedstore.cli import main\n"
+        f"sys.argv = ['embedstore', 'extract', {str(films.parent / 'many.csv')!r}, '--store', "
+        f"{str(tmp_path / 's.zarr')!r}, '--backbone', 'statistics', '--batch-size', '1']\nmain()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert child.stderr is not None
+    assert any("running on" in line for line in child.stderr)
+    time.sleep(after)
+    os.killpg(child.pid, signal.SIGINT)
+    _, said = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert "Traceback" not in said
+    assert "Error" not in said
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

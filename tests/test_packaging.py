@@ -20,7 +20,7 @@ CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # a module may import from the layers before its own, and from its own folder
 LAYERS = [
-    {"errors", "mapping"},
+    {"errors", "heap", "mapping"},
     {"types", "classes", "few"},
     {"registry", "images", "chunks", "lock", "index", "metrics", "phantoms", "privacy", "readers"},
     {"solver"},

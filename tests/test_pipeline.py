@@ -244,6 +244,24 @@ def test_a_file_whose_bytes_changed_is_embedded_anew(
     assert run(films, store, one, two).changed == 0
 
 
+@pytest.mark.parametrize("keep_pixels", [False, True])
+def test_a_backbone_that_comes_later_never_sees_another_image_than_the_first(
+    films: Path, tmp_path: Path, keep_pixels: bool
+) -> None:
+    one, two, store = Sums(plain(32)), Sums(plain(16)), tmp_path / "s.zarr"
+    run(films, store, one, keep_pixels=keep_pixels)
+    (films.parent / "film03.png").write_bytes((films.parent / "film08.png").read_bytes())
+    run(films, store, two, keep_pixels=keep_pixels)
+    assert "film03" not in vectors(store, one)
+    run(films, store, one)
+    opened = Store.open(store)
+    for backbone in (one, two):
+        assert vectors(store, backbone)["film03"] == vectors(store, backbone)["film08"]
+    a, b = opened.read(one.spec), opened.read(two.spec)
+    np.testing.assert_array_equal(a.digests, b.digests)
+    assert a.ids.tolist() == b.ids.tolist()
+
+
 def test_a_file_that_was_only_touched_is_read_once_and_left(films: Path, tmp_path: Path) -> None:
     backbone, store = Sums(plain()), tmp_path / "s.zarr"
     run(films, store, backbone)
