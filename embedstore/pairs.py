@@ -57,7 +57,7 @@ def all_neighbours(
     table = _Table(torch.as_tensor(np.ascontiguousarray(unit)), torch.as_tensor(number), k)
     with crew(len(table.starts)) as hands:
         for side_by_side in _rounds(len(table.starts)):
-            hands.shares(table.work, side_by_side)
+            hands.each(table.work, hands.shares(side_by_side))
     return np.clip(table.best.numpy(), -1, 1), table.rows.numpy()
 
 

@@ -45,7 +45,7 @@ class Coordinates:
         turned = rows.x[self._sample] / scale.mean(dim=0).to(rows.x.dtype)
         if self.vectors is not None:
             turned = turned @ self.vectors.to(rows.x.dtype)
-        self._squares = turned.double() ** 2
+        self._squares = turned**2
 
     def start(self) -> Tensor:
         """No weights, and intercepts that give every row the class shares."""
@@ -59,7 +59,7 @@ class Coordinates:
         spread = self._rows.spread(*self.weights(at), self.mix, self._sample)
         by_weight = spread @ self._squares
         now = torch.cat([by_weight, spread.sum(dim=2, keepdim=True)], dim=2)
-        self.curvature = torch.maximum(now, self._least)
+        self.curvature = torch.maximum(now.double(), self._least)
 
     def weights(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (F, m, d) for the columns as they are, and intercepts (F, m)."""

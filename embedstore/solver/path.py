@@ -16,9 +16,6 @@ MEMORY = 20
 TOLERANCE = {torch.float32: 1e-8, torch.float64: 1e-14}
 """What rounding leaves to be seen of the loss."""
 
-LOOK = 4
-"""Passes after which the curvature is looked at again."""
-
 CUTS = 12
 """How often a step may be shortened; after that rounding hides what is left to gain."""
 
@@ -56,21 +53,16 @@ class Path:
         """Go the whole way; the places of all Cs are then in `at`."""
         point = self._evaluate(self.coordinates.start())
         stuck = torch.zeros_like(point.loss, dtype=torch.bool)
-        turn = 0
         while True:
             step = self._direction(point)
             if self._arrived(point, step, stuck).any():
+                # by the curvature here and now; that of the start is far off where all is sure
                 self.coordinates.look(point.at)
-                step = self._direction(point)
                 while (done := self._arrived(point, step, stuck)).any():
                     self._next(point, done)
                     step, stuck = self._direction(point), torch.zeros_like(stuck)
                 if not (self.stage < len(self.Cs)).any():
                     return
-            elif turn % LOOK == LOOK - 1:
-                self.coordinates.look(point.at)
-                step = self._direction(point)
-            turn += 1
             new, stuck = self._search(point, step)
             self._remember(point, new)
             point = new
@@ -112,24 +104,20 @@ class Path:
     def _direction(self, point: Point) -> Tensor:
         """L-BFGS's two loops, started from the known diagonal."""
         penalty = self._penalty()
-        diagonal = self.coordinates.curvature + penalty
-        q = point.slope + penalty * point.at
-        known = []
-        for step, change in self.steps:
-            change = change + penalty * step
-            known.append((step, change, _inverse((step * change).sum(dim=(1, 2)))))
-        back = []
-        for step, change, rho in reversed(known):
-            back.append(rho * (step * q).sum(dim=(1, 2)))
-            q = q - back[-1][:, None, None] * change
-        q = q / diagonal
-        if known:
-            _, change, rho = known[-1]
-            size = _inverse(rho * (change**2 / diagonal).sum(dim=(1, 2)))
-            q = q * torch.where(size > 0, size, 1.0)[:, None, None]
-        for (step, change, rho), found in zip(known, reversed(back), strict=True):
-            q = q + (found - rho * (change * q).sum(dim=(1, 2)))[:, None, None] * step
-        return -q * (self.stage < len(self.Cs))[:, None, None]
+        flat = (len(self.stage), -1)
+        diagonal = (self.coordinates.curvature + penalty).view(flat)
+        kind = self.rows.x.dtype
+        q = (point.slope + penalty * point.at).view(flat).to(kind)
+        diagonal, penalty = diagonal.to(kind), penalty.to(kind)
+        if self.steps:
+            steps = torch.stack([step for step, _ in self.steps])
+            changes = torch.stack([change for _, change in self.steps]) + penalty * steps
+            steps, changes = (part.view(len(self.steps), *flat) for part in (steps, changes))
+            rhos = _inverse(torch.linalg.vecdot(steps, changes))[:, :, None]
+            q = _two_loops(q, diagonal, steps, changes, rhos)
+        else:
+            q = q / diagonal
+        return -q.double().view_as(point.at) * (self.stage < len(self.Cs))[:, None, None]
 
     def _search(self, point: Point, step: Tensor) -> tuple[Point, Tensor]:
         """Shorten steps until the objective falls; return the point, and which folds got nowhere.
@@ -156,10 +144,25 @@ class Path:
         return self._evaluate(torch.where(bad[:, None, None], point.at, new.at)), bad
 
     def _remember(self, old: Point, new: Point) -> None:
-        self.steps.append((new.at - old.at, new.slope - old.slope))
+        kind = self.rows.x.dtype
+        self.steps.append(((new.at - old.at).to(kind), (new.slope - old.slope).to(kind)))
         del self.steps[:-MEMORY]
+
+
+def _two_loops(q: Tensor, diagonal: Tensor, steps: Tensor, changes: Tensor, rhos: Tensor) -> Tensor:
+    """Inverse Hessian times `q`, (F, l), by steps and changes (M, F, l); latest last."""
+    back = []
+    for step, change, rho in zip(steps.flip(0), changes.flip(0), rhos.flip(0), strict=True):
+        back.append(rho * torch.linalg.vecdot(step, q)[:, None])
+        q = torch.addcmul(q, back[-1], change, value=-1)
+    last = changes[-1]
+    size = _inverse(rhos[-1] * torch.linalg.vecdot(last / diagonal, last)[:, None])
+    q = q / diagonal * torch.where(size > 0, size, 1.0)
+    for step, change, rho, found in zip(steps, changes, rhos, reversed(back), strict=True):
+        q = torch.addcmul(q, found - rho * torch.linalg.vecdot(change, q)[:, None], step)
+    return q
 
 
 def _inverse(values: Tensor) -> Tensor:
     """1 / values; 0 where they are not above 0, so that what rounding spoilt is passed over."""
-    return torch.where(values > 0, 1 / values.clamp(min=1e-300), 0.0)
+    return torch.where(values > 0, 1 / values.clamp(min=torch.finfo(values.dtype).tiny), 0.0)

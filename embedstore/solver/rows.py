@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -11,17 +11,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from embedstore.solver.desk import Desk
 from embedstore.solver.threads import Crew
 
-BLOCK_ROWS = {"cpu": 1024, "cuda": 65536}
-"""Rows of one product: on a CPU as many as stay in its cache."""
+BLOCK_ROWS = {"cpu": 4096, "cuda": 65536}
+"""Rows whose logits are worked on together: many, so that small operations do not add up."""
+
+STRIP_BYTES = {"cpu": 2**19, "cuda": 2**30}
+"""Vectors of one product: on a CPU what stays in a core's cache."""
 
 GRAM_BLOCK = 4096
 
 BLOCK_LOGITS = 2**22
 """At most so many logits at once, for many classes and folds."""
 
-SAMPLE_ROWS = 4096
+KEPT_TRUTH = 2**24
+"""Up to so many, rows times classes, the truth is kept as zeros and ones."""
+
+SAMPLE_ROWS = 2048
 """Rows that curvature is taken from; it only has to be near."""
 
 
@@ -31,6 +38,14 @@ class Span(NamedTuple):
     start: int
     stop: int
     folds: Tensor
+
+
+class Block(NamedTuple):
+    """Rows of one product, all of one span."""
+
+    start: int
+    stop: int
+    span: int
 
 
 class Rows:
@@ -43,7 +58,7 @@ class Rows:
     centre
         (d,) float64.
     codes, weights, offset
-        (n,), (F, n) and (n, m), rows as in `x`; `offset` holds log-odds against the last class.
+        (n,), (F, n) and (m, n), rows as in `x`; `offset` holds log-odds against the last class.
     """
 
     def __init__(
@@ -61,18 +76,24 @@ class Rows:
         self.x = torch.as_tensor(np.ascontiguousarray(vectors[order])).to(device, kind)
         self.codes = torch.as_tensor(codes[order]).to(device)
         self.weights = torch.as_tensor(weights[:, order]).to(device, kind)
+        row_bytes = self.x.shape[1] * self.x.element_size()
+        self._strip = max(32, STRIP_BYTES[self.x.device.type] // row_bytes)
         self.m = int(codes.max())
-        self._classes = torch.arange(self.m, device=device)[:, None]
+        self._classes = torch.arange(self.m + 1, device=device)[:, None]
         self.offset = None
         if offset is not None:
             against = offset[order, : self.m] - offset[order, self.m :]
-            self.offset = torch.as_tensor(against).to(device, kind)
+            self.offset = torch.as_tensor(np.ascontiguousarray(against.T)).to(device, kind)
         every = torch.arange(len(weights), device=device)
         trains = self.weights > 0
         self.spans = [
             Span(a, b, every[trains[:, a:b].any(dim=1)])
             for a, b in zip(bounds[:-1], bounds[1:], strict=True)
         ]
+        self.span_weights = [self.weights[s.folds, s.start : s.stop] for s in self.spans]
+        self._kept: tuple[Tensor, Tensor] | None = None
+        if (self.m + 1) * len(self.x) <= KEPT_TRUTH:
+            self._kept = self._truth(0, len(self.x))
         self.totals = self.weights.double().sum(dim=1)
         self.centre = self._centred()
 
@@ -82,36 +103,41 @@ class Rows:
         share /= share.sum()
         share = share.to(self.x.dtype)
 
-        def part(spans: Sequence[Span]) -> Tensor:
-            return _summed(share[a:b] @ self.x[a:b] for a, b, _ in spans)
+        def part(blocks: Sequence[Block]) -> Tensor:
+            return _summed(share[a:b] @ self.x[a:b] for a, b, _ in blocks)
 
-        centre = _summed(self.crew.shares(part, self.blocks())).to(self.x.dtype)
+        centre = _summed(self.crew.each(part, self.blocks())).to(self.x.dtype)
 
-        def shift(spans: Sequence[Span]) -> None:
-            for a, b, _ in spans:
+        def shift(blocks: Sequence[Block]) -> None:
+            for a, b, _ in blocks:
                 self.x[a:b] -= centre
 
-        self.crew.shares(shift, self.blocks())
+        self.crew.each(shift, self.blocks())
         return centre.double()
 
-    def blocks(self, logits_a_row: int = 1) -> list[Span]:
-        """Cut the spans to rows that fit the cache."""
-        rows = min(BLOCK_ROWS[self.x.device.type], max(1, BLOCK_LOGITS // logits_a_row))
+    def blocks(self, logits_a_row: int = 1) -> list[list[Block]]:
+        """Cut the rows into even parts, one for each of the crew, and these into blocks."""
+        most = min(BLOCK_ROWS[self.x.device.type], max(1, BLOCK_LOGITS // logits_a_row))
+        share = -(-len(self.x) // self.crew.size)
         return [
-            Span(a, min(a + rows, stop), folds)
-            for start, stop, folds in self.spans
-            for a in range(start, stop, rows)
+            [
+                Block(a, min(a + most, stop), number)
+                for number, span in enumerate(self.spans)
+                for stop in [min(span.stop, begin + share)]
+                for a in range(max(span.start, begin), stop, most)
+            ]
+            for begin in range(0, len(self.x), share)
         ]
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """(F, d) mean and standard deviation of each fold's rows, each row counted once."""
         trains = (self.weights > 0).to(self.x.dtype)
 
-        def part(spans: Sequence[Span]) -> Tensor:
-            pairs = ((trains[:, a:b], self.x[a:b]) for a, b, _ in spans)
+        def part(blocks: Sequence[Block]) -> Tensor:
+            pairs = ((trains[:, a:b], self.x[a:b]) for a, b, _ in blocks)
             return _summed(torch.stack([t @ x, t @ x**2]) for t, x in pairs)
 
-        sums = _summed(self.crew.shares(part, self.blocks()))
+        sums = _summed(self.crew.each(part, self.blocks()))
         mean, square = sums / trains.double().sum(dim=1)[:, None]
         return mean, (square - mean**2).clamp(min=0).sqrt()
 
@@ -131,7 +157,8 @@ class Rows:
             scaled = (taken[rows] * root[rows, None] * inverse for rows in blocks)
             return _summed(x.T @ x for x in scaled)
 
-        return _summed(self.crew.shares(part, range(0, len(taken), GRAM_BLOCK)))
+        starts = range(0, len(taken), GRAM_BLOCK)
+        return _summed(self.crew.each(part, self.crew.shares(starts)))
 
     def loss(self, v: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Sum up log loss and its gradient.
@@ -147,25 +174,49 @@ class Rows:
         tuple
             Loss (F,), slope by `v` (F, m, d) and by `b` (F, m), float64.
         """
-        columns = {id(folds): self._columns(v, b, folds) for _, _, folds in self.spans}
-
-        def part(spans: Sequence[Span]) -> tuple[Tensor, Tensor, Tensor]:
-            loss = torch.zeros(len(v), dtype=torch.float64, device=v.device)
-            by_v, by_b = torch.zeros_like(v), torch.zeros_like(b)
-            for start, stop, folds in spans:
-                beside, shift = columns[id(folds)]
-                x = self.x[start:stop]
-                z = (beside @ x.T).view(self.m, len(folds), stop - start) + shift
-                lost, residual = self._residual(z, start, stop, folds)
-                loss[folds] += lost
-                by_b[folds] += residual.sum(dim=2, dtype=torch.float64).T
-                slope = residual.view(len(beside), -1) @ x
-                by_v[folds] += slope.view(self.m, len(folds), -1).transpose(0, 1)
-            return loss, by_v, by_b
-
-        parts = self.crew.shares(part, self.blocks(v.shape[0] * v.shape[1]))
+        columns = [self._columns(v, b, span.folds) for span in self.spans]
+        parts = self.crew.each(
+            lambda blocks: self._part(blocks, columns, v.shape),
+            self.blocks(v.shape[0] * v.shape[1]),
+        )
         loss, by_v, by_b = (_summed(each) for each in zip(*parts, strict=True))
         return loss, by_v, by_b
+
+    def _part(
+        self, blocks: Sequence[Block], columns: Sequence[tuple[Tensor, Tensor]], shape: torch.Size
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss and slopes of some blocks, in the shapes of all folds."""
+        loss = self.totals.new_zeros(shape[0])
+        by_v, by_b = self.totals.new_zeros(shape), self.totals.new_zeros(shape[:2])
+        for number, of_span in groupby(blocks, key=lambda block: block.span):
+            folds, cut = self.spans[number].folds, list(of_span)
+            desk = Desk(self.m, len(folds), max(b.stop - b.start for b in cut), self.x)
+            found = [self._block(block, desk, *columns[number]) for block in cut]
+            lost, slope, residual = (_summed(each) for each in zip(*found, strict=True))
+            loss[folds] += lost
+            by_v[folds] += slope.view(self.m, len(folds), -1).transpose(0, 1)
+            by_b[folds] += residual.view(self.m, len(folds)).T
+        return loss, by_v, by_b
+
+    def _block(
+        self, block: Block, desk: Desk, columns: Tensor, shift: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss (f,), slope (m f, d) and sum of the residuals (m f,) of the span's f folds."""
+        start, stop, number = block
+        desk.take(stop - start)
+        x = torch.split(self.x[start:stop], self._strip)
+        strips = torch.split(desk.z, self._strip, dim=1)
+        for strip, logits in zip(x, strips, strict=True):
+            torch.addmm(shift, columns, strip.T, out=logits)
+        if self.offset is not None:
+            desk.z.view(self.m, -1, stop - start).add_(self.offset[:, None, start:stop])
+        first = self.spans[number].start
+        weight = self.span_weights[number][:, start - first : stop - first]
+        lost = desk.settle(*self._truth(start, stop), weight)
+        slope = torch.zeros_like(columns)
+        for strip, residual in zip(x, strips, strict=True):
+            slope.addmm_(residual, strip)
+        return lost, slope, desk.z.sum(dim=1)
 
     def sample(self, folds: int) -> Tensor:
         """(s,) row numbers, evenly taken, few enough for the logits of all `folds`."""
@@ -180,55 +231,38 @@ class Rows:
         """
         every = torch.arange(len(v), device=v.device)
         columns, shift = self._columns(v, b, every)
-        z = (columns @ self.x[sample].T).view(self.m, len(v), len(sample)) + shift
+        z = torch.addmm(shift, columns, self.x[sample].T).view(self.m, len(v), len(sample))
         if self.offset is not None:
-            z += self.offset[sample].T[:, None]
+            z += self.offset[:, None, sample]
         against_last = torch.cat([z, torch.zeros_like(z[:1])])
-        p = torch.softmax(against_last, dim=0)[:-1].transpose(0, 1).double()
-        weight = self.weights[:, sample].double()
-        weight *= (self.totals / weight.sum(dim=1).clamp(min=1e-300))[:, None]
-        return ((axes**2).mT @ p - (axes.mT @ p) ** 2).clamp(min=0) * weight[:, None]
+        p = torch.softmax(against_last, dim=0)[:-1].transpose(0, 1)
+        weight = self.weights[:, sample]
+        up = (self.totals / weight.sum(dim=1).clamp(min=1e-30)).to(weight.dtype)
+        axes = axes.to(p.dtype)
+        found = ((axes**2).mT @ p - (axes.mT @ p) ** 2).clamp(min=0)
+        return found * (weight * up[:, None])[:, None]
 
     def _columns(self, v: Tensor, b: Tensor, folds: Tensor) -> tuple[Tensor, Tensor]:
-        """Lay the folds' weights side by side, (m F, d), class by class, and (m, F, 1)."""
+        """Lay the folds' weights side by side, class by class: (m f, d), and (m f, 1)."""
         columns = v[folds].transpose(0, 1).reshape(-1, v.shape[2]).to(self.x.dtype)
-        return columns, b[folds].T[:, :, None].to(self.x.dtype)
+        return columns, b[folds].T.reshape(-1, 1).to(self.x.dtype)
 
-    def _residual(self, z: Tensor, start: int, stop: int, folds: Tensor) -> tuple[Tensor, Tensor]:
-        """From logits (m, F, n): loss (F,) and weighted probability less truth (m, F, n).
-
-        The share of the wrong classes is summed by itself: one less the right one's probability
-        would lose all its digits on rows that are surely right.
-        """
-        if self.offset is not None:
-            z += self.offset[start:stop].T[:, None]
-        codes = self.codes[start:stop]
-        truth = (codes == self._classes)[:, None].to(z.dtype)
-        last = (codes == self.m).to(z.dtype)
-        top = _highest(z).clamp(min=0)
-        at_truth = (z * truth).sum(dim=0)
-        of_last = torch.exp(-top)
-        z.sub_(top).exp_()
-        right = (z * truth).sum(dim=0) + of_last * last
-        z.mul_(1 - truth)
-        wrong = z.sum(dim=0) + of_last * (1 - last)
-        weight = self.weights[:, start:stop][folds]
-        each = (top - at_truth) + torch.log1p(wrong + (right - 1))
-        lost = (each * weight).sum(dim=1, dtype=torch.float64)
-        z.sub_(truth * wrong).mul_(weight / (wrong + right))
-        return lost, z
-
-
-def _highest(z: Tensor) -> Tensor:
-    """Maximum over dim 0; pairwise is an order faster than torch's where there are few."""
-    return functools.reduce(torch.maximum, z.unbind()) if len(z) < 32 else z.amax(dim=0)
+    def _truth(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """(k, 1, n): 1 for each row's class and 0 for others, and the other way round."""
+        if self._kept is not None:
+            truth, others = self._kept
+            return truth[:, :, start:stop], others[:, :, start:stop]
+        truth = (self.codes[start:stop] == self._classes).to(self.x.dtype)[:, None]
+        return truth, 1 - truth
 
 
 def _summed(parts: Iterable[Tensor]) -> Tensor:
-    first, *rest = (part.double() for part in parts)
+    """Sum in float64."""
+    first, *rest = parts
+    total = first.to(torch.float64, copy=True)
     for part in rest:
-        first = first + part
-    return first
+        total += part
+    return total
 
 
 def _sorted(trains: NDArray[np.bool_]) -> tuple[NDArray[np.intp], list[int]]:

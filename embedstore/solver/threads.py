@@ -19,18 +19,21 @@ Result = TypeVar("Result")
 
 
 class Crew:
-    """Runs work on shares of a list; the shares are the same each time, and so are the sums."""
+    """Threads that each do a part; what the parts are does not depend on who is quick."""
 
     def __init__(self, size: int, pool: ThreadPoolExecutor | None) -> None:
         self.size = size
         self._pool = pool
 
-    def shares(
-        self, work: Callable[[Sequence[Item]], Result], items: Sequence[Item]
-    ) -> list[Result]:
-        """Give each thread every `size`-th item; return what they made of them, in order."""
+    def shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+        """Deal items out, one part for each thread."""
         parts = [items[i :: self.size] for i in range(self.size)]
-        parts = [part for part in parts if part]
+        return [part for part in parts if part]
+
+    def each(
+        self, work: Callable[[Sequence[Item]], Result], parts: Sequence[Sequence[Item]]
+    ) -> list[Result]:
+        """Do all parts; return what came of them, in order."""
         if self._pool is None or len(parts) == 1:
             return [work(part) for part in parts]
         return list(self._pool.map(work, parts))
