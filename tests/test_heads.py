@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import types
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +28,7 @@ from embedstore.probes.ordinal import OrdinalProbe
 from embedstore.probes.prototype import PrototypeProbe
 from embedstore.probes.text import TextProbe
 from embedstore.probes.zeroshot import ZeroShotProbe
+from embedstore.registry import PROBES, available, load
 from embedstore.testing import check_probe
 
 
@@ -521,3 +526,23 @@ def test_a_grid_of_what_a_head_cannot_sweep_is_refused(make):
 
 def test_every_head_has_the_shared_ground():
     assert all(isinstance(head, VectorClassifier) for head in HEADS)
+
+
+def test_the_guide_runs_and_its_head_keeps_the_contract(monkeypatch):
+    module = types.ModuleType("guide")
+    monkeypatch.setitem(sys.modules, "guide", module)  # so that its head can be pickled
+    names = vars(module)
+    text = (Path(__file__).parents[1] / "docs" / "heads.md").read_text()
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(block, names)
+    assert names["head"].predict_proba(names["images"]).shape == (20, 2)
+
+
+def test_the_guides_table_has_every_head_and_parameter():
+    lines = (Path(__file__).parents[1] / "docs" / "heads.md").read_text().splitlines()
+    rows = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+    for name in available(PROBES):
+        head = load(PROBES, name)
+        missing = [p for p in head().get_params() if f"`{p}`" not in rows[name]]
+        assert not [p for p in missing if p != "class_vectors"], f"{name}: {missing}"
+        assert ("as they are" in rows[name]) == (not head.standardize)
