@@ -117,11 +117,12 @@ def solve(
         for kind in np.unique(kinds, axis=0):
             folds = np.flatnonzero((kinds == kind).all(axis=1))
             classes = np.flatnonzero(kind[:-1])
-            inside = np.isin(codes, classes)
+            inside = np.flatnonzero(np.isin(codes, classes))
+            rows = inside if len(inside) < len(codes) else slice(None)  # no copy of all of them
             found = (_in_span if kind[-1] else _together)(
-                vectors[inside],
-                np.searchsorted(classes, codes[inside]),
-                weights[folds][:, inside],
+                vectors[rows],
+                np.searchsorted(classes, codes[rows]),
+                weights[folds][:, rows],
                 None if offset is None else offset[np.ix_(inside, classes)],
                 request,
                 hands,
