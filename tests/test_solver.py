@@ -179,7 +179,11 @@ def test_rows_sorted_by_fold_sum_to_what_one_matrix_product_gives():
         rows = solver_rows.Rows(x, y, weight, None, "cpu", hands)
         assert len(rows.spans) == 4  # each leaves one fold out
         v, b = torch.randn(4, 2, d).double(), torch.randn(4, 2).double()
-        loss, by_v, by_b = rows.loss(v, b)
+        loss, by_v, by_b = rows.loss(v, b, torch.ones(4, dtype=torch.bool))
+        some = rows.loss(v, b, torch.tensor([True, False, True, False]))
+    for part, whole in zip(some, (loss, by_v, by_b), strict=True):
+        np.testing.assert_allclose(part[::2], whole[::2], rtol=1e-12)
+        assert not part[1::2].any()
     for f in range(4):
         coef = np.vstack([v[f].numpy(), np.zeros(d)])
         logits = (x - rows.centre.numpy()) @ coef.T + np.append(b[f].numpy(), 0)
@@ -197,6 +201,35 @@ def test_the_same_call_gives_the_same_bits_and_leaves_torchs_threads_alone():
     one, two = (solve(x, y, by_fold(6000, 3), CS[:4], True) for _ in range(2))
     np.testing.assert_array_equal(one.coef, two.coef)
     assert torch.get_num_threads() == before
+
+
+def test_folds_within_folds_are_found_in_a_few_passes_however_rows_are_laid_out():
+    # rows evenly spaced are all of one fold, so that a sample of such would know nothing of others
+    x, y = embedded(10_000, 24, 4, dtype=np.float32)
+    outer = np.arange(10_000) % 5
+    inner = np.random.default_rng(0).integers(0, 3, (5, 10_000))
+    folds = [(outer != f) & (inner[f] != g) for f in range(5) for g in (-1, 0, 1, 2)]
+    found = solve(x, y, np.array(folds, float), CS, standardize=True)
+    assert found.converged.all()
+    assert found.n_iter.sum(axis=1).max() < 2 * np.median(found.n_iter.sum(axis=1)) < 200
+    for f in (0, 3, 19):
+        z = StandardScaler().fit_transform(x[folds[f]].astype(np.float64))
+        for c in (0, 4):
+            label, one = y[folds[f]], np.ones(len(z))
+            best, *_ = theirs(z, label, one, CS[c])
+            ours = penalised(z, label, one, found.coef[f, c], found.intercept[f, c], CS[c])
+            assert ours <= best * (1 + 1e-6)
+
+
+def test_a_small_fold_beside_large_ones_is_found_too():
+    x, y = embedded(9000, 8, 3)
+    folds = np.ones((2, 9000))
+    folds[1, 20:] = 0
+    found = solve(x, y, folds, CS)
+    assert found.converged.all()
+    best, *_ = theirs(x[:20], y[:20], np.ones(20), CS[3])
+    ours = penalised(x[:20], y[:20], np.ones(20), found.coef[1, 3], found.intercept[1, 3], CS[3])
+    assert ours <= best * (1 + 1e-6)
 
 
 def test_a_thousand_classes():

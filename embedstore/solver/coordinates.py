@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from embedstore.solver.rows import Rows
+from embedstore.solver.rows import BLOCK_LOGITS, Rows
 
 GRAM_ROWS = 16
 """Rows for each column that the Gram matrix is taken from; it only has to be near."""
 
+
+SAMPLE_ROWS = 2048
+"""Rows that curvature is looked at in; it only has to be near."""
 
 LEAST = 1e-9
 """Of the curvature at the start: no direction is ever taken for flatter."""
@@ -41,7 +44,8 @@ class Coordinates:
         by_intercept = (spread * rows.totals[:, None])[:, :, None]
         self.curvature = torch.cat([by_weight, by_intercept], dim=2)
         self._least = self.curvature * LEAST
-        self._rows, self._sample = rows, rows.sample(len(scale))
+        fewer = max(64, BLOCK_LOGITS // (len(scale) * rows.m))
+        self._rows, self._sample = rows, rows.sample(min(SAMPLE_ROWS, fewer))
         turned = rows.x[self._sample] / scale.mean(dim=0).to(rows.x.dtype)
         if self.vectors is not None:
             turned = turned @ self.vectors.to(rows.x.dtype)
@@ -59,7 +63,8 @@ class Coordinates:
         spread = self._rows.spread(*self.weights(at), self.mix, self._sample)
         by_weight = spread @ self._squares
         now = torch.cat([by_weight, spread.sum(dim=2, keepdim=True)], dim=2)
-        self.curvature = torch.maximum(now.double(), self._least)
+        seen = spread.sum(dim=(1, 2))[:, None, None] > 0  # of a small fold there may be no row
+        self.curvature = torch.where(seen, torch.maximum(now.double(), self._least), self.curvature)
 
     def weights(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (F, m, d) for the columns as they are, and intercepts (F, m)."""

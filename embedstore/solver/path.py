@@ -51,8 +51,11 @@ class Path:
 
     def run(self) -> None:
         """Go the whole way; the places of all Cs are then in `at`."""
-        point = self._evaluate(self.coordinates.start())
-        stuck = torch.zeros_like(point.loss, dtype=torch.bool)
+        start = self.coordinates.start()
+        nothing = torch.zeros_like(start[:, 0, 0])
+        every = torch.ones_like(nothing, dtype=torch.bool)
+        point = self._evaluate(Point(start, nothing, start), start, every)
+        stuck = ~every
         while True:
             step = self._direction(point)
             if self._arrived(point, step, stuck).any():
@@ -74,9 +77,15 @@ class Path:
         penalty[:, :, -1] = 0
         return penalty
 
-    def _evaluate(self, at: Tensor) -> Point:
-        loss, *slopes = self.rows.loss(*self.coordinates.weights(at))
-        return Point(at, loss, self.coordinates.slope(*slopes))
+    def _evaluate(self, old: Point, at: Tensor, asked: Tensor) -> Point:
+        """Move the folds that are asked for."""
+        loss, *slopes = self.rows.loss(*self.coordinates.weights(at), asked)
+        wide = asked[:, None, None]
+        return Point(
+            torch.where(wide, at, old.at),
+            torch.where(asked, loss, old.loss),
+            torch.where(wide, self.coordinates.slope(*slopes), old.slope),
+        )
 
     def _objective(self, point: Point) -> Tensor:
         return point.loss + (self._penalty() * point.at**2).sum(dim=(1, 2)) / 2
@@ -127,13 +136,12 @@ class Path:
         before = self._objective(point)
         falls = ((point.slope + self._penalty() * point.at) * step).sum(dim=(1, 2))
         length = torch.ones_like(before)
+        new, bad = point, self.stage < len(self.Cs)
         for _ in range(CUTS):
-            new = self._evaluate(point.at + length[:, None, None] * step)
-            on_way = self._every[self.stage < len(self.Cs)]
-            self.passes[on_way, self.stage[on_way]] += 1
+            new = self._evaluate(new, point.at + length[:, None, None] * step, bad)
+            self.passes[self._every[bad], self.stage[bad]] += 1
             after = self._objective(new)
-            enough = before + 1e-4 * length * falls + 0.1 * self.tol * before
-            bad = ~(after <= enough)
+            bad = bad & ~(after <= before + 1e-4 * length * falls + 0.1 * self.tol * before)
             if not bad.any():
                 return new, bad
             # the lowest point of the parabola through what is known, within limits
@@ -141,7 +149,12 @@ class Path:
             lowest = -falls * length / (2 * rise)
             factor = torch.nan_to_num(lowest, nan=0.1).clamp(0.1, 0.5)
             length = torch.where(bad, length * factor, length)
-        return self._evaluate(torch.where(bad[:, None, None], point.at, new.at)), bad
+        wide = bad[:, None, None]
+        return Point(
+            torch.where(wide, point.at, new.at),
+            torch.where(bad, point.loss, new.loss),
+            torch.where(wide, point.slope, new.slope),
+        ), bad
 
     def _remember(self, old: Point, new: Point) -> None:
         kind = self.rows.x.dtype

@@ -28,9 +28,6 @@ BLOCK_LOGITS = 2**22
 KEPT_TRUTH = 2**24
 """Up to so many, rows times classes, the truth is kept as zeros and ones."""
 
-SAMPLE_ROWS = 2048
-"""Rows that curvature is taken from; it only has to be near."""
-
 
 class Span(NamedTuple):
     """Rows that train the same folds."""
@@ -38,6 +35,15 @@ class Span(NamedTuple):
     start: int
     stop: int
     folds: Tensor
+
+
+class View(NamedTuple):
+    """What a span's f folds come with: weights (f, n), and `Rows._columns`."""
+
+    folds: Tensor
+    weights: Tensor
+    columns: Tensor
+    shift: Tensor
 
 
 class Block(NamedTuple):
@@ -144,13 +150,13 @@ class Rows:
     def gram(self, scale: Tensor, most: int) -> Tensor:
         """(d, d) Gram matrix of the rows over `scale`, as the average fold weighs them.
 
-        Of about `most` rows, evenly taken, and scaled up where there are more.
+        Of `most` rows, and scaled up where there are more.
         """
-        step = max(1, len(self.x) // most)
-        weight = self.weights[:, ::step].double().mean(dim=0)
+        some = self.sample(most)
+        weight = self.weights[:, some].double().mean(dim=0)
         up = self.totals.mean() / weight.sum()
         root = (weight * up).sqrt().to(self.x.dtype)
-        taken, inverse = self.x[::step], (1 / scale).to(self.x.dtype)
+        taken, inverse = self.x[some], (1 / scale).to(self.x.dtype)
 
         def part(starts: Sequence[int]) -> Tensor:
             blocks = (slice(a, a + GRAM_BLOCK) for a in starts)
@@ -160,8 +166,8 @@ class Rows:
         starts = range(0, len(taken), GRAM_BLOCK)
         return _summed(self.crew.each(part, self.crew.shares(starts)))
 
-    def loss(self, v: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sum up log loss and its gradient.
+    def loss(self, v: Tensor, b: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Sum up log loss and its gradient, for the folds that are `asked` for, (F,) bool.
 
         Parameters
         ----------
@@ -172,57 +178,61 @@ class Rows:
         Returns
         -------
         tuple
-            Loss (F,), slope by `v` (F, m, d) and by `b` (F, m), float64.
+            Loss (F,), slope by `v` (F, m, d) and by `b` (F, m), float64; 0 where not asked for.
         """
-        columns = [self._columns(v, b, span.folds) for span in self.spans]
+        everyone = bool(asked.all())
+        views = []
+        for span, weights in zip(self.spans, self.span_weights, strict=True):
+            kept = slice(None) if everyone else asked[span.folds]
+            folds = span.folds[kept]
+            views.append(View(folds, weights[kept], *self._columns(v, b, folds)))
         parts = self.crew.each(
-            lambda blocks: self._part(blocks, columns, v.shape),
-            self.blocks(v.shape[0] * v.shape[1]),
+            lambda blocks: self._part(blocks, views, v.shape), self.blocks(v.shape[0] * v.shape[1])
         )
         loss, by_v, by_b = (_summed(each) for each in zip(*parts, strict=True))
         return loss, by_v, by_b
 
     def _part(
-        self, blocks: Sequence[Block], columns: Sequence[tuple[Tensor, Tensor]], shape: torch.Size
+        self, blocks: Sequence[Block], views: Sequence[View], shape: torch.Size
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss and slopes of some blocks, in the shapes of all folds."""
         loss = self.totals.new_zeros(shape[0])
         by_v, by_b = self.totals.new_zeros(shape), self.totals.new_zeros(shape[:2])
         for number, of_span in groupby(blocks, key=lambda block: block.span):
-            folds, cut = self.spans[number].folds, list(of_span)
+            view, cut = views[number], list(of_span)
+            folds = view.folds
+            if not len(folds):
+                continue
             desk = Desk(self.m, len(folds), max(b.stop - b.start for b in cut), self.x)
-            found = [self._block(block, desk, *columns[number]) for block in cut]
+            found = [self._block(block, desk, view) for block in cut]
             lost, slope, residual = (_summed(each) for each in zip(*found, strict=True))
             loss[folds] += lost
             by_v[folds] += slope.view(self.m, len(folds), -1).transpose(0, 1)
             by_b[folds] += residual.view(self.m, len(folds)).T
         return loss, by_v, by_b
 
-    def _block(
-        self, block: Block, desk: Desk, columns: Tensor, shift: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _block(self, block: Block, desk: Desk, view: View) -> tuple[Tensor, Tensor, Tensor]:
         """Loss (f,), slope (m f, d) and sum of the residuals (m f,) of the span's f folds."""
         start, stop, number = block
         desk.take(stop - start)
         x = torch.split(self.x[start:stop], self._strip)
         strips = torch.split(desk.z, self._strip, dim=1)
         for strip, logits in zip(x, strips, strict=True):
-            torch.addmm(shift, columns, strip.T, out=logits)
+            torch.addmm(view.shift, view.columns, strip.T, out=logits)
         if self.offset is not None:
             desk.z.view(self.m, -1, stop - start).add_(self.offset[:, None, start:stop])
         first = self.spans[number].start
-        weight = self.span_weights[number][:, start - first : stop - first]
-        lost = desk.settle(*self._truth(start, stop), weight)
-        slope = torch.zeros_like(columns)
+        weights = view.weights[:, start - first : stop - first]
+        lost = desk.settle(*self._truth(start, stop), weights)
+        slope = torch.zeros_like(view.columns)
         for strip, residual in zip(x, strips, strict=True):
             slope.addmm_(residual, strip)
         return lost, slope, desk.z.sum(dim=1)
 
-    def sample(self, folds: int) -> Tensor:
-        """(s,) row numbers, evenly taken, few enough for the logits of all `folds`."""
-        most = min(SAMPLE_ROWS, max(64, BLOCK_LOGITS // (folds * self.m)))
-        step = -(-len(self.x) // most)
-        return torch.arange(0, len(self.x), step, device=self.x.device)
+    def sample(self, most: int) -> Tensor:
+        """(s,) row numbers, drawn: rows evenly spaced may all be of one fold."""
+        drawn = np.random.default_rng(0).permutation(len(self.x))[:most]
+        return torch.as_tensor(np.sort(drawn)).to(self.x.device)
 
     def spread(self, v: Tensor, b: Tensor, axes: Tensor, sample: Tensor) -> Tensor:
         """Variance of the class along each of `axes` (F, m, m), at some rows: (F, m, s).
