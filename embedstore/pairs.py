@@ -81,11 +81,11 @@ class _Table:
 
     def _take(self, cosines: Tensor, mine: slice, others: slice) -> None:
         """Merge what is better than the worst that `mine` have."""
-        worst = self.best[mine, -1:]
-        # compared as the tile lies in memory, which may be on its side
+        worst = self.best[mine, -1:].numpy()
+        # compared as the tile lies in memory, which may be on its side; numpy is twice as quick
         lying = not cosines.is_contiguous()
-        better = (cosines.T > worst.T) if lying else (cosines > worst)
-        at = np.flatnonzero(better.numpy())
+        better = cosines.T.numpy() > worst.T if lying else cosines.numpy() > worst
+        at = np.flatnonzero(better)
         if len(at) > CROWD * self.best.shape[1] * len(cosines):
             self._take_all(cosines.clone(), mine, others)
             return
