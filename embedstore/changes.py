@@ -35,7 +35,7 @@ def changed(
     """
     store = writer.store()
     there = prefixes(store)
-    if not there:
+    if not there or not samples:
         return np.empty(0, dtype=np.int64)
     stats = np.array([stat_of(s.path) or _NOT_FOUND for s in samples], dtype=np.int64)
     suspects = {prefix: _suspects(store, prefix, rows, stats) for prefix in there}

@@ -189,7 +189,6 @@ def _devices(names: str) -> list[str]:
     from embedstore.plan import choose_device
 
     devices = [choose_device(name.strip()) for name in names.split(",")]
-    devices = ["cpu" if name.startswith("cpu:") else name for name in devices]  # there is one
     for name in devices:
         one_of("--device", name.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
         try:
@@ -197,9 +196,10 @@ def _devices(names: str) -> list[str]:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).partition("\n")[0]
             raise UsageError(f"--device {name} cannot be used here: {reason}") from error
-    if len({torch.device(name).type for name in devices}) > 1:
+    kinds = [torch.device(name).type for name in devices]
+    if len(set(kinds)) > 1:
         raise UsageError(f"--device {names}: several devices must be of one kind")
-    return devices
+    return kinds if kinds[0] == "cpu" else devices  # cpu:1 is the same one
 
 
 def _hide(samples: Sequence[Sample], store: Path, archived: bool) -> list[Sample]:

@@ -24,6 +24,11 @@ Vectors = Mapping[str, Floats]
 LONGEST = 1.0
 """Seconds a batch may take when its size is found by trying: a stopped run waits for one batch."""
 
+# of torch's allocators, and of oneDNN where it cannot have its workspace
+_NO_MEMORY = (
+    *("can't allocate memory", "not enough memory", "out of memory"),
+    *("could not create a primitive", "could not create a memory"),
+)
 _GAIN = 1.05  # a size twice as large must be faster by this
 _SHARE = 20  # of the images, what trying sizes may cost
 
@@ -160,8 +165,7 @@ def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
 def is_out_of_memory(error: Exception) -> bool:
     """Tell memory that did not suffice from other errors: torch has no type for it on a CPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        text in str(error)
-        for text in ("can't allocate memory", "not enough memory", "out of memory")
+        text in str(error) for text in _NO_MEMORY
     )
 
 
