@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from embedstore.errors import EmbedstoreError
 from embedstore.feed import Batch, Levels
+from embedstore.heap import stop_keeping
 from embedstore.plan import Plan
 from embedstore.types import Backbone, Floats, Recipe
 
@@ -104,6 +105,8 @@ class Encoders:
         # after the except block, which holds on to what the failed call had allocated
         if device.startswith("cuda"):
             torch.cuda.empty_cache()
+        else:
+            stop_keeping()
         if images == 1:
             raise EmbedstoreError(
                 f"{backbone.spec.backbone}: not enough memory for one image ({reason}); "
