@@ -88,6 +88,7 @@ class Store(Arrays):
     _orders: dict[str, tuple[NDArray[np.intp], NDArray[np.intp]]] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _whole: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path | str, verify: bool = False) -> Store:
@@ -245,9 +246,14 @@ class Store(Arrays):
         name = f"embeddings/{spec.key}/vectors"
         if ids is not None:
             return self.array(name, places[self._positions(spec, rows, ids)])
-        first, n = int(places[0]) if len(places) else 0, len(places)
-        whole = self._mapped(name) if np.array_equal(places, np.arange(first, first + n)) else None
-        return self.array(name, places) if whole is None else whole[first : first + n]
+        if spec.key not in self._whole:
+            first, n = int(places[0]) if len(places) else 0, len(places)
+            in_order = np.array_equal(places, np.arange(first, first + n))
+            whole = self._mapped(name) if in_order else None
+            if whole is None:
+                return self.array(name, places)
+            self._whole[spec.key] = whole[first : first + n]
+        return self._whole[spec.key]
 
     def _positions(self, spec: Spec, rows: NDArray[np.intp], ids: Iterable[str]) -> list[int]:
         index = {v: at for at, v in enumerate(self.array("samples/id", rows).tolist())}

@@ -284,6 +284,17 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Sides:
+    """Left against right: how often each pair of answers was given, and where they differ.
+
+    `answers` is (k, k), the left breast's by row; `apart` names the exams or patients.
+    """
+
+    answers: tuple[tuple[int, ...], ...]
+    apart: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """How well one head did on the vectors of one Spec.
 

@@ -29,7 +29,7 @@ LAYERS = [
     {"table", "dataset", "output"},
     {"commit", "heads", "manifest", "splits"},
     {"fitted"},
-    {"choose", "calibration"},
+    {"choose", "calibration", "levels"},
     {"saved", "texts"},
     {"predict"},
     {"arrays", "appender"},
