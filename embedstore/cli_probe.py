@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embedstore.cli_console import err, out, say
+from embedstore.cli_console import err, one_of, out, say
 from embedstore.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from embedstore.answered import Answered
     from embedstore.evaluate import Protocol, Trial
     from embedstore.few import Few
     from embedstore.heads import Head
@@ -89,6 +90,46 @@ Seed = Annotated[int, typer.Option(help="The first fold seed.", min=0)]
 Order = Annotated[
     str, typer.Option(help="Classes in clinical order, comma-separated, for quadratic kappa.")
 ]
+Level = Annotated[
+    str, typer.Option(help="What one answer is of: image, view, breast, exam or patient.")
+]
+Fuse = Annotated[
+    str,
+    typer.Option(
+        help="How images become one above the level of images: probabilities (their mean), or "
+        "vectors before the head sees them: mean, max, concat (of sides and views)."
+    ),
+]
+By = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN[:EDGES]",
+        help="Scores of each vendor, site, view … alone, too; numbers by bands: age:40,50,60.",
+    ),
+]
+Calibrate = Annotated[
+    bool,
+    typer.Option("--calibrate", help="Temper probabilities by the answers for other patients."),
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        help="What the table shows: auroc, f1:B, log_loss, 'C+D: auroc' …; --json has all.",
+    ),
+]
+Groupings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grouping",
+        metavar="CLASS,…",
+        help="Score these classes against all others, too: C,D for dense breasts.",
+    ),
+]
+Reference = Annotated[
+    str,
+    typer.Option(help="HEAD or BACKBONE/HEAD the others are compared with; by default the first."),
+]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Compare the checksum of all that is read from the store.")
 ]
@@ -114,16 +155,33 @@ def probe(
     repeats: Repeats = None,
     seed: Seed = 0,
     order: Order = "",
+    level: Level = "image",
+    fuse: Fuse = "probabilities",
+    by: By = None,
+    calibrate: Calibrate = False,
+    metric: Metrics = None,
+    grouping: Groupings = None,
+    reference: Reference = "",
     verify: Verify = False,
     as_json: AsJson = False,
 ) -> None:
     """Train heads on stored vectors and score them by patient, with intervals and floors."""
+    from embedstore import subgroups
     from embedstore.evaluate import Protocol, judge
     from embedstore.heads import grids, load_heads
+    from embedstore.levels import FUSIONS, LEVELS
     from embedstore.report.progress import progress
-    from embedstore.report.table import probe_table
+    from embedstore.report.table import SHOWN, probe_table, sides_table, subgroup_table
     from embedstore.store import Store
 
+    one_of("--level", level, LEVELS)
+    one_of("--fuse", fuse, FUSIONS)
+    if save and level != "image" and fuse != "probabilities":
+        raise UsageError(
+            "--save is of a head that takes an image's vector; use --fuse probabilities"
+        )
+    groupings = tuple(tuple(c.strip() for c in text.split(",")) for text in grouping or [])
+    bys = tuple(subgroups.By.parse(text) for text in by or [])
     heads = load_heads(head or ["logistic"], set_ or [])
     if grid and not sweep:
         raise UsageError("--grid says what --sweep tries; give --sweep too")
@@ -140,13 +198,14 @@ def probe(
     specs = specs_of(opened, backbone)
     jobs = list(_jobs(specs, heads, curve))
     places = _places(save, force, specs, heads)
-    reports = []
+    reports, contenders = [], {}
     with progress(err, "probing", "evaluations") as show:
         for spec in specs:
             embeddings, texts = opened.read(spec), _texts(spec, prompt or [], text_backbone)
             for _, one, few in [job for job in jobs if job[0] == spec]:
                 how = Protocol(
-                    *(folds, test_share, seeds, seed, classes, tried.get(one.name), few, texts)
+                    *(folds, test_share, seeds, seed, classes, tried.get(one.name), few, texts),
+                    *(level, fuse, bys, calibrate, groupings),
                 )
                 trial = judge(embeddings, label, one, one.name, how)
                 report = replace(trial.report, notes=trial.report.notes + opened.notes(spec))
@@ -154,15 +213,70 @@ def probe(
                     precision = str(opened.provenance[spec.key]["precision"])
                     _save(places[spec.key, one.name], one, trial, how, report, precision, force)
                 reports.append(report)
+                contenders[_named(report, contenders)] = trial.scored
                 show(len(reports), len(jobs))
     if as_json:
         # a plug-in's parameters may be anything
         print(json.dumps([r.to_dict() for r in reports], indent=2, default=str))
         return
-    out.print(probe_table(reports))
+    shown = _shown(metric, SHOWN, reports, groupings)
+    out.print(probe_table(reports, shown))
+    _tell_differences(contenders, reference, reports[0].classes, seed, groupings, shown)
+    if bys:
+        out.print(subgroup_table(reports, shown))
+    for report in (r for r in reports if r.sides):
+        out.print(sides_table(report))
     _tell(reports)
     for place in places.values():
         say(out, f"saved: {place}")
+
+
+def _named(report: Report, others: Mapping[str, Answered]) -> str:
+    """Name a contender: backbone, head, and what else tells it from others of one run."""
+    few = f", {report.few}" if report.few else ""
+    name = f"{report.spec.backbone}/{report.probe}{few}"
+    return (
+        f"{report.spec.backbone} {report.spec.key}/{report.probe}{few}" if name in others else name
+    )
+
+
+def _shown(
+    asked: list[str] | None,
+    usual: Sequence[str],
+    reports: Sequence[Report],
+    groupings: Sequence[tuple[str, ...]],
+) -> list[str]:
+    """Return the metrics of the tables: those asked for, or the usual and a grouping's AUROC."""
+    known = reports[0].metrics
+    if unknown := [name for name in asked or [] if name not in known]:
+        raise UsageError(f"--metric {unknown[0]}: there are {', '.join(known)}")
+    joined = [f"{'+'.join(positive)}: auroc" for positive in groupings]
+    return list(asked or [*usual, *joined])
+
+
+def _tell_differences(
+    contenders: Mapping[str, Answered],
+    reference: str,
+    classes: Sequence[str],
+    seed: int,
+    groupings: Sequence[tuple[str, ...]],
+    shown: Sequence[str],
+) -> None:
+    """Compare the contenders with one of them; those not tested on its images are named."""
+    from embedstore.report.table import difference_table
+    from embedstore.scoring import comparable, compare
+
+    ends = [name for name in contenders if name == reference or name.endswith(f"/{reference}")]
+    if reference and len(ends) != 1:
+        raise UsageError(f"--reference {reference}: give one of {', '.join(contenders)}")
+    base = ends[0] if reference else next(iter(contenders))
+    alike = {n: one for n, one in contenders.items() if comparable(one, contenders[base])}
+    if len(alike) > 1:
+        found = compare(alike, base, classes, seed, groupings)
+        out.print(difference_table(found, base, shown))
+    for name in contenders:
+        if name not in alike:
+            say(out, f"note: {name} is of other images than {base}: not compared")
 
 
 def _texts(spec: Spec, prompts: list[str], backbone: str) -> Mapping[str, Floats] | None:

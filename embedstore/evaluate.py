@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.answered import Answered
 from embedstore.calibration import fit_temperature
 from embedstore.choose import Chosen, Grid, Sides, answers, at_the_edge, chosen
 from embedstore.classes import numeric, order_of
 from embedstore.errors import DataError, UsageError
 from embedstore.few import Few
 from embedstore.fitted import Answers, Fitted, fit
-from embedstore.metrics import (
-    RESAMPLES,
-    confusion,
-    floors,
-    patient_weights,
-    resampled,
-    scores,
-)
+from embedstore.levels import FUSIONS, LEVELS, differing_note, fused, units
+from embedstore.levels import sides as left_right
+from embedstore.metrics import Draws
+from embedstore.metrics.counts import confusion
+from embedstore.scoring import Grouping, scores, subgroups
 from embedstore.splits import holdout, kfold, linked
-from embedstore.types import Embeddings, Floats, Report, Score, Split
+from embedstore.subgroups import By
+from embedstore.types import Embeddings, Floats, Report, Split
+from embedstore.types import Sides as LeftRight
 
 
 def labelled(embeddings: Embeddings, label: str) -> tuple[Embeddings, NDArray[np.str_], int]:
@@ -64,6 +64,15 @@ class Protocol:
         Learn from a part of each training side.
     texts
         For heads with ``needs_text``: class to (d,) vector of its description.
+    level, fuse
+        What an answer is of, one of `levels.LEVELS`, and how images become one, of
+        `levels.FUSIONS`.
+    by
+        Columns whose values are scored alone, too.
+    calibrate
+        Temper the probabilities by what the answers for other patients teach.
+    groupings
+        Classes to join to one against all others, for metrics of two classes.
     """
 
     folds: int = 5
@@ -74,23 +83,27 @@ class Protocol:
     grid: Grid | None = None
     few: Few | None = None
     texts: Mapping[str, Floats] | None = None
+    level: str = "image"
+    fuse: str = "probabilities"
+    by: tuple[By, ...] = ()
+    calibrate: bool = False
+    groupings: tuple[Grouping, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """A judged head: the report, and what it is of.
 
-    `images` are the labelled ones, `truth` (n,) their class numbers, `answers` (n, k) the
-    probabilities of the first seed, each row by a head that saw no image of its patient; zeros
-    where an image was not `tested`. `make` makes such a head, unfitted.
+    `images` are the labelled ones, or with fused vectors what they are of; `answered` what heads
+    answered of each, and `scored` of what is scored: at the level asked for, tempered where asked.
+    `make` makes such a head, unfitted.
     """
 
     report: Report
     make: Callable[..., Any]
     images: Embeddings
-    truth: NDArray[np.intp]
-    answers: Answers
-    tested: NDArray[np.bool_]
+    answered: Answered
+    scored: Answered
 
 
 def evaluate(
@@ -120,6 +133,7 @@ def judge(
         The labels, patients or vectors allow no honest score; the message says why.
     """
     began = time.monotonic()
+    embeddings, fusing = _fused(embeddings, label, how)
     kept, labels, left_out = labelled(embeddings, label)
     classes = order_of(labels, how.order)
     truth = np.array([classes.index(v) for v in labels.tolist()], dtype=np.intp)
@@ -129,27 +143,37 @@ def judge(
     sides = _sides(splits, truth, groups, how.few)
     found = _found(make, how.grid, kept, truth, groups, sides, how.seed)
     runs = _together(splits, sides, found, truth.shape[0], len(classes))
-    tested = splits[0].fold >= 0
-    notes = _notes(kept, left_out, label) + _order_note(classes, how.order)
+    columns = {label: labels, "patient": kept.groups, **kept.columns}
+    folds = tuple(split.fold for split in splits)
+    answered = Answered(kept.ids, truth, groups, columns, tuple(runs), folds)
+    scored, lateral, noted = _scored(kept, answered, label, classes, how)
+    tested = scored.take(scored.tested)
     report = Report(
         probe=name,
         parameters=_parameters(make_probe()),
         spec=embeddings.spec,
         label=label,
         classes=classes,
-        split=splits[0].method + (f", {how.repeats} seeds" if how.repeats > 1 else ""),
+        split=_said(splits),
         split_fingerprint=splits[0].fingerprint,
-        metrics=_metrics(truth, groups, splits, runs, how.seed),
-        confusion=_confusion(truth[tested], runs[0][tested]),
+        metrics=scores(scored, classes, how.seed, how.groupings),
+        confusion=_confusion(tested.truth, tested.runs[0]),
         n_train=int(np.mean([len(train) for train, _ in sides])),
-        n_test=int(tested.sum()),
-        n_patients=len(np.unique(groups[tested])),
+        n_test=len(tested.ids),
+        n_patients=len(np.unique(tested.groups)),
         seconds=time.monotonic() - began,
-        notes=notes + _grid_notes(f"{kept.spec.backbone}, {name}", how.grid, found),
+        notes=_notes(kept, left_out, label)
+        + (*fusing, *noted, *_order_note(classes, how.order))
+        + _grid_notes(f"{kept.spec.backbone}, {name}", how.grid, found),
         chosen=tuple(dict(c.parameters) for c in found) if how.grid else (),
         few=str(how.few) if how.few else "",
+        level=how.level,
+        fuse=how.fuse if how.level != "image" else "",
+        sides=lateral,
+        subgroups=subgroups(scored, classes, how.seed, how.by, how.groupings),
+        reliability=scored.reliability(),
     )
-    return Trial(report, make, kept, truth, runs[0], tested)
+    return Trial(report, make, kept, answered, scored)
 
 
 def final(trial: Trial, how: Protocol) -> tuple[Fitted, float]:
@@ -159,17 +183,49 @@ def final(trial: Trial, how: Protocol) -> tuple[Fitted, float]:
     answers of the trial, which are for unseen patients.
     """
     vectors = np.asarray(trial.images.vectors, dtype=np.float32)
-    groups = linked(trial.images)
+    truth, groups = trial.answered.truth, trial.answered.groups
     point: Mapping[str, Any] = {}
     if how.grid:
         sides = [(np.arange(len(vectors)), np.arange(1))]
         grid = how.grid
-        point = chosen(trial.make, grid, vectors, trial.truth, groups, sides, how.seed)[
-            0
-        ].parameters
-    fitted = fit(trial.make(**point), vectors, trial.truth, groups)
-    seen = trial.tested
-    return fitted, fit_temperature(trial.answers[seen], trial.truth[seen])
+        point = chosen(trial.make, grid, vectors, truth, groups, sides, how.seed)[0].parameters
+    fitted = fit(trial.make(**point), vectors, truth, groups)
+    seen = trial.answered.tested
+    return fitted, fit_temperature(trial.answered.runs[0][seen], truth[seen])
+
+
+def _fused(embeddings: Embeddings, label: str, how: Protocol) -> tuple[Embeddings, tuple[str, ...]]:
+    """Fuse vectors where that is asked for; also return what is to be said."""
+    if how.level not in LEVELS or how.fuse not in FUSIONS:
+        raise UsageError(f"level {how.level!r}, fuse {how.fuse!r}: give {LEVELS} and {FUSIONS}")
+    if how.level == "image" or how.fuse == "probabilities" or label not in embeddings.columns:
+        return embeddings, ()
+    of = units(embeddings, how.level)
+    made, notes = fused(embeddings, of, how.fuse)
+    _, differ = of.agreed(embeddings.columns[label])
+    return made, notes + differing_note(of, differ, label)
+
+
+def _scored(
+    kept: Embeddings, answered: Answered, label: str, classes: tuple[str, ...], how: Protocol
+) -> tuple[Answered, LeftRight | None, tuple[str, ...]]:
+    """Bring answers to the level asked for, and temper them: also left against right, and notes."""
+    scored, lateral = answered, None
+    notes: tuple[str, ...] = ()
+    if how.level != "image" and how.fuse == "probabilities":
+        of = units(kept, how.level)
+        scored, differ = answered.at(of, answered.columns[label])
+        lateral = left_right(kept, of, answered.runs[0], answered.tested, classes)
+        notes = differing_note(of, differ, label)
+    if not how.calibrate:
+        return scored, lateral, notes
+    tempered = scored.calibrated()
+    if tempered is None:
+        raise UsageError(
+            "there is nothing to calibrate one holdout on: use folds, or a split with a "
+            "validation side"
+        )
+    return tempered, lateral, notes
 
 
 def _told(
@@ -199,6 +255,10 @@ def _splits(embeddings: Embeddings, labels: NDArray[np.str_], how: Protocol) -> 
     if how.test_share:
         return [holdout(embeddings, labels, how.test_share, s) for s in seeds]
     return [kfold(embeddings, labels, how.folds, s) for s in seeds]
+
+
+def _said(splits: Sequence[Split]) -> str:
+    return splits[0].method + (f", {len(splits)} seeds" if len(splits) > 1 else "")
 
 
 def _sides(
@@ -242,29 +302,11 @@ def _together(
     return runs
 
 
-def _metrics(
-    truth: NDArray[np.intp],
-    groups: NDArray[np.intp],
-    splits: Sequence[Split],
-    runs: Sequence[Answers],
-    seed: int,
-) -> dict[str, Score]:
-    """Score every repeat on the same drawn patients, so that their mean keeps its true spread."""
-    ever = np.any([split.fold >= 0 for split in splits], axis=0)
-    weights = patient_weights(groups[ever], RESAMPLES, seed)
-    draws, lows = [], []
-    for split, probabilities in zip(splits, runs, strict=True):
-        tested = split.fold >= 0
-        draws.append(resampled(truth[tested], probabilities[tested], weights[:, tested[ever]]))
-        lows.append(floors(truth[tested], probabilities.shape[1]))
-    return scores(draws, {m: float(np.mean([f[m] for f in lows])) for m in lows[0]})
-
-
 def _confusion(
     truth: NDArray[np.intp], probabilities: NDArray[np.float64]
 ) -> tuple[tuple[int, ...], ...]:
-    every = np.ones((1, len(truth)))
-    counts = confusion(truth, probabilities.argmax(axis=1), probabilities.shape[1], every)
+    once = Draws(np.ones((1, len(truth)), np.uint16), np.arange(len(truth)))
+    counts = confusion(truth, probabilities.argmax(axis=1), probabilities.shape[1], once)
     return tuple(tuple(int(v) for v in row) for row in counts[0])
 
 

@@ -275,12 +275,44 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One metric: its value, 95 % interval, and what an answer without looking would get."""
+    """One metric: its value, 95 % interval, and what an answer without looking would get.
+
+    `low` and `high` are the percentile interval, `bca` the bias-corrected one. `floor` is the
+    hardest to pass of `floors`: majority, prior and random (`metrics.floors`).
+    """
 
     value: float
     low: float
     high: float
     floor: float
+    bca: tuple[float, float] = (float("nan"), float("nan"))
+    floors: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Score:
+        """Read what `dataclasses.asdict` gave, perhaps by way of JSON."""
+        low, high = values.get("bca", (float("nan"), float("nan")))
+        return cls(**{**values, "bca": (low, high)})
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """A point of a reliability diagram: mean confidence, share of right answers, how many."""
+
+    confidence: float
+    accuracy: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subgroup:
+    """The scores of the images of one value of a column."""
+
+    column: str
+    value: str
+    n_images: int
+    n_patients: int
+    metrics: Mapping[str, Score]
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +331,8 @@ class Report:
     """How well one head did on the vectors of one Spec.
 
     `chosen` are the parameters chosen for each fold, where a grid was searched; `few` says how much
-    of the training side was learnt from, "" for all of it.
+    of the training side was learnt from, "" for all of it. `level` is what one answer is of, and
+    `fuse` how it came of several images. `n_train` counts what was learnt from, `n_test` answers.
     """
 
     probe: str
@@ -318,6 +351,11 @@ class Report:
     notes: tuple[str, ...] = ()
     chosen: tuple[Mapping[str, Any], ...] = ()
     few: str = ""
+    level: str = "image"
+    fuse: str = ""
+    sides: Sides | None = None
+    subgroups: tuple[Subgroup, ...] = ()
+    reliability: tuple[Bin, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON keeps them."""
@@ -335,12 +373,26 @@ class Report:
                 **values,
                 "spec": Spec.from_dict(spec),
                 "classes": tuple(values["classes"]),
-                "metrics": {k: Score(**v) for k, v in values["metrics"].items()},
+                "metrics": {k: Score.from_dict(v) for k, v in values["metrics"].items()},
                 "confusion": tuple(tuple(row) for row in values["confusion"]),
                 "notes": tuple(values["notes"]),
                 "chosen": tuple(values["chosen"]),
+                "sides": _sides(values.get("sides")),
+                "subgroups": tuple(_subgroup(v) for v in values.get("subgroups", ())),
+                "reliability": tuple(Bin(**v) for v in values.get("reliability", ())),
             }
         )
+
+
+def _sides(values: Mapping[str, Any] | None) -> Sides | None:
+    if values is None:
+        return None
+    return Sides(tuple(tuple(row) for row in values["answers"]), tuple(values["apart"]))
+
+
+def _subgroup(values: Mapping[str, Any]) -> Subgroup:
+    metrics = {k: Score.from_dict(v) for k, v in values["metrics"].items()}
+    return Subgroup(**{**values, "metrics": metrics})
 
 
 @dataclass(frozen=True, slots=True)

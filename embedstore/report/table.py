@@ -4,48 +4,123 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import isnan
 
 from rich.markup import escape
 from rich.table import Table
 
+from embedstore.metrics import TITLES
 from embedstore.predict import Prediction
+from embedstore.scoring import Compared
 from embedstore.search import Neighbour
 from embedstore.store import Store
+from embedstore.subgroups import FEW_PATIENTS
 from embedstore.types import Report, Score
 
-METRICS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced acc.",
-    "macro_f1": "macro F1",
-    "auroc": "AUROC",
-    "quadratic_kappa": "quadratic κ",
-}
+SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa")
+"""The metrics of a table unless others are asked for."""
 
 
-def probe_table(reports: Sequence[Report]) -> Table:
+def _title(metric: str) -> str:
+    """Name a metric as a column: ``C+D: auroc`` and ``f1:B`` keep what they are of."""
+    question, colon, name = metric.rpartition(": ")
+    stem, of, which = name.partition(":")
+    stem, at, point = stem.partition("@")
+    known = TITLES.get(stem, {"f1": "F1"}.get(stem, stem))
+    return f"{question}{colon}{known}{at}{point}{' of ' + which if of else ''}"
+
+
+def probe_table(reports: Sequence[Report], metrics: Sequence[str] = SHOWN) -> Table:
     """One row a report, each score over its 95 % interval, and the floor in the last row."""
     first = reports[0]
     table = Table(
-        title=f"{escape(first.label)}: {first.split}, {first.n_test} images of "
-        f"{first.n_patients} patients",
-        caption="below each score its 95 % interval from resampling patients; floor: always the "
-        "commonest class",
+        title=f"{escape(first.label)}: {first.split}, {_tested(first)}",
+        caption="below each score its 95 % interval from resampling patients; floor: the best that "
+        "answering without looking gets",
         show_lines=True,
     )
     table.add_column("backbone", overflow="fold")
     table.add_column("head")
-    for title in METRICS.values():
-        table.add_column(title, justify="right")
+    for metric in metrics:
+        table.add_column(escape(_title(metric)), justify="right")
     keys = {(r.spec.backbone, r.spec.key) for r in reports}
     repeated = Counter(name for name, _ in keys)
     for report in reports:
-        cells = [_cell(report.metrics[name]) for name in METRICS]
+        cells = [_cell(report.metrics[name]) for name in metrics]
         backbone = report.spec.backbone
         if repeated[backbone] > 1:
             backbone += f"\n{report.spec.recipe}\n{report.spec.key}"
         head = f"{report.probe}\n{report.few}" if report.few else report.probe
         table.add_row(escape(backbone), escape(head), *cells)
-    table.add_row("floor", "", *[f"{first.metrics[name].floor:.3f}" for name in METRICS])
+    table.add_row("floor", "", *[f"{first.metrics[name].floor:.3f}" for name in metrics])
+    return table
+
+
+def _tested(report: Report) -> str:
+    patients = f"{report.n_patients} patients"
+    if report.level == "patient":
+        return patients
+    return f"{report.n_test} {report.level}s of {patients}"
+
+
+def subgroup_table(reports: Sequence[Report], metrics: Sequence[str] = SHOWN) -> Table:
+    """One row for each value of each column that scores were asked by."""
+    table = Table(title="subgroups", caption=f"*: fewer than {FEW_PATIENTS} patients")
+    for title in ("backbone", "head", "", "of", "patients"):
+        table.add_column(title)
+    for metric in metrics:
+        table.add_column(escape(_title(metric)), justify="right")
+    for report in reports:
+        for group in report.subgroups:
+            few = "*" if group.n_patients < FEW_PATIENTS else ""
+            named = f"{group.column} {group.value}"
+            cells = [_cell(group.metrics[name]) for name in metrics]
+            row = [report.spec.backbone, report.probe, named, str(group.n_images)]
+            table.add_row(*map(escape, row), f"{group.n_patients}{few}", *cells)
+    return table
+
+
+def difference_table(
+    found: Sequence[Compared], reference: str, metrics: Sequence[str] = SHOWN
+) -> Table:
+    """One row for each contender: what it has more than the reference, interval and p."""
+    table = Table(
+        title=f"difference to {escape(reference)}",
+        caption="95 % interval and p from resampling patients, the same for both; p corrected for "
+        f"{len(found)} contender{'s' if len(found) > 1 else ''} (Holm)",
+    )
+    table.add_column("contender", overflow="fold")
+    for metric in metrics:
+        table.add_column(escape(_title(metric)), justify="right")
+    table.add_column("right where the other is wrong")
+    for one in found:
+        cells = []
+        for metric in metrics:
+            d = one.differences[metric]
+            said = f"{d.value:+.3f}\n{d.low:+.2f} to {d.high:+.2f}\np {one.p_holm[metric]:.3f}"
+            cells.append(said)
+        only = one.discordance
+        tests = f"{only.only_one} against {only.only_other}, McNemar p {only.p:.3f}"
+        if one.areas:
+            tests += f"\nAUROC: DeLong p {one.areas.p:.3f}"
+        table.add_row(escape(one.name), *cells, tests)
+    return table
+
+
+def sides_table(report: Report) -> Table:
+    """Answers for the left breast by row, for the right by column."""
+    sides = report.sides
+    if sides is None:
+        raise ValueError("a report without two sides")
+    several, apart = sum(map(sum, sides.answers)), len(sides.apart)
+    table = Table(
+        title=f"{escape(report.spec.backbone)}, {escape(report.probe)}: left and right answered "
+        f"differently in {apart} of {several} {report.level}s"
+    )
+    for title in ("left \\ right", *report.classes):
+        table.add_column(escape(title))
+    for name, row in zip(report.classes, sides.answers, strict=True):
+        table.add_row(escape(name), *map(str, row))
     return table
 
 
@@ -62,6 +137,8 @@ def prediction_table(found: Prediction, shown: int) -> Table:
 
 
 def _cell(score: Score) -> str:
+    if isnan(score.value):
+        return "–"
     return f"{score.value:.3f}\n{score.low:.2f} to {score.high:.2f}"
 
 

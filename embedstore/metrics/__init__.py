@@ -1,0 +1,21 @@
+"""Scores of class probabilities: resampled by patient, with intervals, floors and comparisons."""
+
+from embedstore.metrics.draws import RESAMPLES, Draws, jackknife, patient_draws
+from embedstore.metrics.floors import floors, highest
+from embedstore.metrics.intervals import bca, percentile
+from embedstore.metrics.measure import TITLES, grouped, low_is_good, measured
+
+__all__ = [
+    "RESAMPLES",
+    "TITLES",
+    "Draws",
+    "bca",
+    "floors",
+    "grouped",
+    "highest",
+    "jackknife",
+    "low_is_good",
+    "measured",
+    "patient_draws",
+    "percentile",
+]
