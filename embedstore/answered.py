@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from embedstore.calibration import apply_temperature, fit_temperature
 from embedstore.fitted import Answers
 from embedstore.levels import Units
-from embedstore.types import Bin
+from embedstore.types import VALIDATION, Bin
 
 _BINS = 10
 
@@ -31,7 +31,7 @@ class Answered:
     runs
         For each seed (n, k) probabilities, zeros where not tested.
     fold
-        For each seed (n,) the fold that tested it; -1 and -2 where none did, as in `Split`.
+        For each seed (n,) the fold that tested it, or why none did, as in `Split`.
     """
 
     ids: NDArray[np.str_]
@@ -91,7 +91,8 @@ class Answered:
         for run, fold in zip(self.runs, self.fold, strict=True):
             tempered = np.zeros_like(run)
             for k in range(int(fold.max()) + 1):
-                rows = fold == -2 if (fold == -2).any() else (fold >= 0) & (fold != k)
+                aside = (fold == VALIDATION) & (fold.max() == 0)
+                rows = aside if aside.any() else (fold >= 0) & (fold != k)
                 if not rows.any():
                     return None
                 temperature = fit_temperature(run[rows], self.truth[rows])

@@ -21,6 +21,7 @@ from embedstore import (
     cli_extract,
     cli_predict,
     cli_probe,
+    cli_split,
     cli_view,
 )
 from embedstore.cli_console import err, out, say, tell_failures
@@ -51,6 +52,7 @@ def options(
 app.command()(cli_extract.extract)
 app.command()(cli_probe.probe)
 app.command()(cli_predict.predict)
+app.command()(cli_split.split)
 app.command()(cli_view.view)
 app.command()(cli_check.check)
 app.command()(cli_export.export)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from embedstore.evaluate import Protocol, Trial
     from embedstore.few import Few
     from embedstore.heads import Head
+    from embedstore.split_files import SavedSplit
     from embedstore.store import Store
     from embedstore.types import Floats, Report, Spec
 
@@ -78,6 +79,21 @@ Save = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace saved probes that are there.")]
+SplitFrom = Annotated[
+    str,
+    typer.Option(
+        "--split",
+        metavar="FILE|column[:NAME]",
+        help="In place of folds: a file made by `split`, or the table's own column of splits.",
+    ),
+]
+AllowLeak = Annotated[
+    bool,
+    typer.Option(
+        "--allow-leak",
+        help="Go on with a split that has patients on both sides; the report says so.",
+    ),
+]
 Folds = Annotated[int, typer.Option(help="Folds, by patient.", min=2)]
 TestShare = Annotated[
     float, typer.Option(help="One holdout of this share instead of folds.", min=0, max=0.5)
@@ -150,6 +166,8 @@ def probe(
     text_backbone: TextBackbone = "",
     save: Save = None,
     force: Force = False,
+    split: SplitFrom = "",
+    allow_leak: AllowLeak = False,
     folds: Folds = 5,
     test_share: TestShare = 0.0,
     repeats: Repeats = None,
@@ -181,6 +199,7 @@ def probe(
             "--save is of a head that takes an image's vector; use --fuse probabilities"
         )
     groupings = tuple(tuple(c.strip() for c in text.split(",")) for text in grouping or [])
+    parted = _split(split, repeats, test_share)
     bys = tuple(subgroups.By.parse(text) for text in by or [])
     heads = load_heads(head or ["logistic"], set_ or [])
     if grid and not sweep:
@@ -198,14 +217,15 @@ def probe(
     specs = specs_of(opened, backbone)
     jobs = list(_jobs(specs, heads, curve))
     places = _places(save, force, specs, heads)
-    reports, contenders = [], {}
+    reports: list[Report] = []
+    contenders: dict[str, Answered] = {}
     with progress(err, "probing", "evaluations") as show:
         for spec in specs:
             embeddings, texts = opened.read(spec), _texts(spec, prompt or [], text_backbone)
             for _, one, few in [job for job in jobs if job[0] == spec]:
                 how = Protocol(
                     *(folds, test_share, seeds, seed, classes, tried.get(one.name), few, texts),
-                    *(level, fuse, bys, calibrate, groupings),
+                    *(level, fuse, bys, calibrate, groupings, parted, allow_leak),
                 )
                 trial = judge(embeddings, label, one, one.name, how)
                 report = replace(trial.report, notes=trial.report.notes + opened.notes(spec))
@@ -229,6 +249,17 @@ def probe(
     _tell(reports)
     for place in places.values():
         say(out, f"saved: {place}")
+
+
+def _split(given: str, repeats: int | None, test_share: float) -> SavedSplit | str | None:
+    """Load the split of a file, or return the column it is in."""
+    from embedstore.split_files import load_split
+
+    if given and (test_share or repeats):
+        raise UsageError("--split says who is tested: leave --test-share and --repeats out")
+    if given == "column" or given.startswith("column:"):
+        return given.partition(":")[2] or "split"
+    return load_split(Path(given)) if given else None
 
 
 def _named(report: Report, others: Mapping[str, Answered]) -> str:

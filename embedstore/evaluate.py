@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,14 +19,17 @@ from embedstore.classes import numeric, order_of
 from embedstore.errors import DataError, UsageError
 from embedstore.few import Few
 from embedstore.fitted import Answers, Fitted, fit
+from embedstore.leaks import leaks
 from embedstore.levels import FUSIONS, LEVELS, differing_note, fused, units
 from embedstore.levels import sides as left_right
 from embedstore.metrics import Draws
 from embedstore.metrics.counts import confusion
 from embedstore.scoring import Grouping, scores, subgroups
-from embedstore.splits import holdout, kfold, linked
+from embedstore.split_columns import from_column
+from embedstore.split_files import SavedSplit
+from embedstore.splits import check_classes, check_sides, holdout, kfold, linked
 from embedstore.subgroups import By
-from embedstore.types import Embeddings, Floats, Report, Split
+from embedstore.types import VALIDATION, Embeddings, Floats, Report, Split
 from embedstore.types import Sides as LeftRight
 
 
@@ -42,6 +45,9 @@ def labelled(embeddings: Embeddings, label: str) -> tuple[Embeddings, NDArray[np
     if not np.isfinite(kept.vectors).all():
         raise DataError(f"vectors of Spec {embeddings.spec.key} hold NaN or infinity")
     return kept, values[known], int((~known).sum())
+
+
+_NOTHING: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,10 @@ class Protocol:
         Temper the probabilities by what the answers for other patients teach.
     groupings
         Classes to join to one against all others, for metrics of two classes.
+    split
+        In place of folds: a split from a file, or the column that says who is where.
+    allow_leak
+        Go on with a split that has patients, exams or files on both sides; the report says so.
     """
 
     folds: int = 5
@@ -88,6 +98,8 @@ class Protocol:
     by: tuple[By, ...] = ()
     calibrate: bool = False
     groupings: tuple[Grouping, ...] = ()
+    split: SavedSplit | str | None = None
+    allow_leak: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,47 +145,71 @@ def judge(
         The labels, patients or vectors allow no honest score; the message says why.
     """
     began = time.monotonic()
-    embeddings, fusing = _fused(embeddings, label, how)
-    kept, labels, left_out = labelled(embeddings, label)
-    classes = order_of(labels, how.order)
-    truth = np.array([classes.index(v) for v in labels.tolist()], dtype=np.intp)
-    make = _told(make_probe, name, classes, how.texts)
-    splits = _splits(kept, labels, how)
-    groups = linked(kept)
-    sides = _sides(splits, truth, groups, how.few)
-    found = _found(make, how.grid, kept, truth, groups, sides, how.seed)
-    runs = _together(splits, sides, found, truth.shape[0], len(classes))
-    columns = {label: labels, "patient": kept.groups, **kept.columns}
-    folds = tuple(split.fold for split in splits)
-    answered = Answered(kept.ids, truth, groups, columns, tuple(runs), folds)
-    scored, lateral, noted = _scored(kept, answered, label, classes, how)
+    run = _run(embeddings, label, make_probe, name, how)
+    scored, lateral, noted = _scored(run, label, how)
     tested = scored.take(scored.tested)
     report = Report(
         probe=name,
         parameters=_parameters(make_probe()),
-        spec=embeddings.spec,
+        spec=run.images.spec,
         label=label,
-        classes=classes,
-        split=_said(splits),
-        split_fingerprint=splits[0].fingerprint,
-        metrics=scores(scored, classes, how.seed, how.groupings),
+        classes=run.classes,
+        split=_said(run.splits),
+        split_fingerprint=run.splits[0].fingerprint,
+        metrics=scores(scored, run.classes, how.seed, how.groupings),
         confusion=_confusion(tested.truth, tested.runs[0]),
-        n_train=int(np.mean([len(train) for train, _ in sides])),
+        n_train=_mean_number(train for train, _ in run.sides),
         n_test=len(tested.ids),
         n_patients=len(np.unique(tested.groups)),
         seconds=time.monotonic() - began,
-        notes=_notes(kept, left_out, label)
-        + (*fusing, *noted, *_order_note(classes, how.order))
-        + _grid_notes(f"{kept.spec.backbone}, {name}", how.grid, found),
-        chosen=tuple(dict(c.parameters) for c in found) if how.grid else (),
+        notes=(*run.notes, *noted, *_order_note(run.classes, how.order))
+        + _grid_notes(f"{run.images.spec.backbone}, {name}", how.grid, run.found),
+        chosen=tuple(dict(c.parameters) for c in run.found) if how.grid else (),
         few=str(how.few) if how.few else "",
+        n_train_patients=_mean_number(run.answered.groups[train] for train, _ in run.sides),
+        leak=run.leak,
         level=how.level,
         fuse=how.fuse if how.level != "image" else "",
         sides=lateral,
-        subgroups=subgroups(scored, classes, how.seed, how.by, how.groupings),
+        subgroups=subgroups(scored, run.classes, how.seed, how.by, how.groupings),
         reliability=scored.reliability(),
     )
-    return Trial(report, make, kept, answered, scored)
+    return Trial(report, run.make, run.images, run.answered, scored)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Heads trained and asked, before anything is scored."""
+
+    images: Embeddings
+    classes: tuple[str, ...]
+    make: Callable[..., Any]
+    splits: list[Split]
+    sides: Sides
+    found: list[Chosen]
+    answered: Answered
+    leak: str
+    notes: tuple[str, ...]
+
+
+def _run(
+    embeddings: Embeddings, label: str, make_probe: Callable[..., Any], name: str, how: Protocol
+) -> _Run:
+    embeddings, how, fusing = _fused(embeddings, label, how)
+    kept, labels, left_out = labelled(embeddings, label)
+    classes = order_of(labels, how.order)
+    truth = np.array([classes.index(v) for v in labels.tolist()], dtype=np.intp)
+    make = _told(make_probe, name, classes, how.texts)
+    splits, leak, outside = _splits(kept, labels, how)
+    groups = linked(kept)
+    sides = _sides(splits, truth, groups, how.few)
+    found = _found(make, how.grid, kept, truth, groups, sides, how.seed)
+    runs = tuple(_together(splits, sides, found, truth.shape[0], len(classes)))
+    columns = {"patient": kept.groups, **kept.columns}
+    folds = tuple(split.fold for split in splits)
+    answered = Answered(kept.ids, truth, groups, columns, runs, folds)
+    notes = (*_notes(kept, left_out, label), *fusing, *outside)
+    return _Run(kept, classes, make, splits, sides, found, answered, leak, notes)
 
 
 def final(trial: Trial, how: Protocol) -> tuple[Fitted, float]:
@@ -194,28 +230,33 @@ def final(trial: Trial, how: Protocol) -> tuple[Fitted, float]:
     return fitted, fit_temperature(trial.answered.runs[0][seen], truth[seen])
 
 
-def _fused(embeddings: Embeddings, label: str, how: Protocol) -> tuple[Embeddings, tuple[str, ...]]:
-    """Fuse vectors where that is asked for; also return what is to be said."""
+def _fused(
+    embeddings: Embeddings, label: str, how: Protocol
+) -> tuple[Embeddings, Protocol, tuple[str, ...]]:
+    """Fuse vectors, and the split, where that is asked for; also return what is to be said."""
     if how.level not in LEVELS or how.fuse not in FUSIONS:
         raise UsageError(f"level {how.level!r}, fuse {how.fuse!r}: give {LEVELS} and {FUSIONS}")
     if how.level == "image" or how.fuse == "probabilities" or label not in embeddings.columns:
-        return embeddings, ()
+        return embeddings, how, ()
     of = units(embeddings, how.level)
     made, notes = fused(embeddings, of, how.fuse)
     _, differ = of.agreed(embeddings.columns[label])
-    return made, notes + differing_note(of, differ, label)
+    if isinstance(how.split, SavedSplit):
+        how = replace(how, split=how.split.at(of, embeddings.ids))
+    return made, how, notes + differing_note(of, differ, label)
 
 
 def _scored(
-    kept: Embeddings, answered: Answered, label: str, classes: tuple[str, ...], how: Protocol
+    run: _Run, label: str, how: Protocol
 ) -> tuple[Answered, LeftRight | None, tuple[str, ...]]:
     """Bring answers to the level asked for, and temper them: also left against right, and notes."""
+    answered = run.answered
     scored, lateral = answered, None
-    notes: tuple[str, ...] = ()
+    notes = _NOTHING
     if how.level != "image" and how.fuse == "probabilities":
-        of = units(kept, how.level)
+        of = units(run.images, how.level)
         scored, differ = answered.at(of, answered.columns[label])
-        lateral = left_right(kept, of, answered.runs[0], answered.tested, classes)
+        lateral = left_right(run.images, of, answered.runs[0], answered.tested, run.classes)
         notes = differing_note(of, differ, label)
     if not how.calibrate:
         return scored, lateral, notes
@@ -248,13 +289,36 @@ def _parameters(probe: Any) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k != "class_vectors"}
 
 
-def _splits(embeddings: Embeddings, labels: NDArray[np.str_], how: Protocol) -> list[Split]:
+def _splits(
+    embeddings: Embeddings, labels: NDArray[np.str_], how: Protocol
+) -> tuple[list[Split], str, tuple[str, ...]]:
+    """Return the splits, what leaks through them, and what is to be said."""
     if how.repeats < 1:
         raise UsageError(f"{how.repeats} repeats; give at least 1")
     seeds = range(how.seed, how.seed + how.repeats)
-    if how.test_share:
-        return [holdout(embeddings, labels, how.test_share, s) for s in seeds]
-    return [kfold(embeddings, labels, how.folds, s) for s in seeds]
+    if how.split is None and how.test_share:
+        return [holdout(embeddings, labels, how.test_share, s) for s in seeds], "", ()
+    if how.split is None:
+        return [kfold(embeddings, labels, how.folds, s) for s in seeds], "", ()
+    if isinstance(how.split, str):
+        splits, notes = [from_column(embeddings, labels, how.split)], _NOTHING
+    else:
+        splits, notes = how.split.on(embeddings)
+    check_classes(labels, np.arange(len(labels)))
+    for split in splits:
+        check_sides(split, labels)
+    found = next((found for split in splits if (found := leaks(embeddings, split))), [])
+    leak = "; ".join(map(str, found))
+    if leak and not how.allow_leak:
+        raise UsageError(
+            f"the split leaks: {leak}; make one by patient with `embedstore split`, or go on with "
+            f"--allow-leak, and the report says so"
+        )
+    return splits, leak, notes
+
+
+def _mean_number(sets: Iterable[NDArray[np.intp]]) -> int:
+    return int(np.mean([len(np.unique(one)) for one in sets]))
 
 
 def _said(splits: Sequence[Split]) -> str:
@@ -265,10 +329,19 @@ def _sides(
     splits: Sequence[Split], truth: NDArray[np.intp], groups: NDArray[np.intp], few: Few | None
 ) -> Sides:
     """Return the two sides of every fold of every split, of the first perhaps a part."""
-    sides = [(split.seed, train, test) for split in splits for train, test in split]
+    sides = [
+        (split.seed, train, np.concatenate([test, _validation(split)]))
+        for split in splits
+        for train, test in split
+    ]
     if few is None:
         return [(train, test) for _, train, test in sides]
     return [(few.take(truth, groups, train, seed), test) for seed, train, test in sides]
+
+
+def _validation(split: Split) -> NDArray[np.intp]:
+    """Return the validation side of one holdout: it is answered for, too, to calibrate on."""
+    return np.flatnonzero((split.fold == VALIDATION) & (split.fold.max() == 0))
 
 
 def _found(

@@ -8,16 +8,29 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import DataError
-from embedstore.types import Embeddings, Split
+from embedstore.errors import DataError, UsageError
+from embedstore.types import TRAIN, VALIDATION, Embeddings, Split
 
 
-def linked(embeddings: Embeddings) -> NDArray[np.intp]:
+def linked(embeddings: Embeddings, by: str = "patient") -> NDArray[np.intp]:
     """Give each set of images that must stay together a number: (n,) ints.
 
     Two images are linked by sharing a patient, an exam or all their bytes, and so on in chains. An
     image whose patient is unknown is linked only by the others.
+
+    Parameters
+    ----------
+    by
+        "exam" leaves the patient out; a column (site, say) links its values, too; "image" links
+        nothing. By exam and by image leak: see `leaks`.
+
+    Raises
+    ------
+    UsageError
+        There is no such column.
     """
+    if by == "image":
+        return np.arange(len(embeddings))
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -25,7 +38,7 @@ def linked(embeddings: Embeddings) -> NDArray[np.intp]:
     exams = embeddings.columns.get("exam", np.full(n, ""))
     digests = np.array([d.tobytes().hex() for d in embeddings.digests])
     rows, columns, offset = [], [], n
-    for values in (embeddings.groups, exams, digests):
+    for values in (*_linking(embeddings, by), exams, digests):
         _, number = np.unique(values, return_inverse=True)
         known = np.flatnonzero(values != "")
         rows.append(known)
@@ -38,7 +51,24 @@ def linked(embeddings: Embeddings) -> NDArray[np.intp]:
     return links.astype(np.intp)
 
 
-def kfold(embeddings: Embeddings, labels: NDArray[np.str_], folds: int, seed: int) -> Split:
+def _linking(embeddings: Embeddings, by: str) -> list[NDArray[np.str_]]:
+    if by == "exam":
+        return []
+    if by == "patient":
+        return [embeddings.groups]
+    if by not in embeddings.columns:
+        known = ", ".join(("patient", "exam", "image", *embeddings.columns))
+        raise UsageError(f"no column {by!r} to split by; there are {known}")
+    return [embeddings.groups, embeddings.columns[by]]
+
+
+def kfold(
+    embeddings: Embeddings,
+    labels: NDArray[np.str_],
+    folds: int,
+    seed: int,
+    by: str = "patient",
+) -> Split:
     """Stratified k-fold that keeps linked images together, whatever the order of the rows.
 
     Parameters
@@ -53,18 +83,24 @@ def kfold(embeddings: Embeddings, labels: NDArray[np.str_], folds: int, seed: in
     DataError
         There are too few patients, or a class has fewer than two.
     """
-    groups = linked(embeddings)
-    check_classes(labels, groups)
+    groups = linked(embeddings, by)
+    check_classes(labels, groups, by)
     most = _most_folds(labels, groups)
     if not 2 <= folds <= most:
-        raise DataError(f"{folds} folds of {len(np.unique(groups))} patients; give 2 to {most}")
+        raise DataError(f"{folds} folds of {len(np.unique(groups))} {by}s; give 2 to {most}")
     fold = _stratified(embeddings.ids, labels, groups, folds, seed)
-    split = Split(f"{folds}-fold by patient", embeddings.ids, fold, seed)
-    _check_sides(split, labels)
+    split = Split(f"{folds}-fold by {by}", embeddings.ids, fold, seed)
+    check_sides(split, labels)
     return split
 
 
-def holdout(embeddings: Embeddings, labels: NDArray[np.str_], share: float, seed: int) -> Split:
+def holdout(
+    embeddings: Embeddings,
+    labels: NDArray[np.str_],
+    share: float,
+    seed: int,
+    by: str = "patient",
+) -> Split:
     """Stratified train/test split with about `share` of the images on the test side.
 
     Raises
@@ -74,22 +110,49 @@ def holdout(embeddings: Embeddings, labels: NDArray[np.str_], share: float, seed
     """
     if not 0 < share <= 0.5:
         raise DataError(f"a test share of {share}; give more than 0 and at most 0.5")
-    groups = linked(embeddings)
-    check_classes(labels, groups)
+    groups = linked(embeddings, by)
+    check_classes(labels, groups, by)
     most = _most_folds(labels, groups)
     part = Fraction(share).limit_denominator(min(most, max(10, round(1 / share))))
     if not part:
         raise DataError(f"a test share of {share} is too small for {len(labels)} images")
     fold = _stratified(embeddings.ids, labels, groups, part.denominator, seed)
     tested = np.where(fold < part.numerator, 0, -1).astype(np.intp)
-    split = Split(f"holdout of {share:.0%} by patient", embeddings.ids, tested, seed)
-    _check_sides(split, labels)
+    split = Split(f"holdout of {share:.0%} by {by}", embeddings.ids, tested, seed)
+    check_sides(split, labels)
     if missing := set(labels.tolist()) - set(labels[tested == 0].tolist()):
         raise DataError(
             f"class {min(missing)!r} would not be tested; use folds, a larger test share or "
             f"another seed"
         )
     return split
+
+
+def with_validation(
+    embeddings: Embeddings,
+    labels: NDArray[np.str_],
+    split: Split,
+    share: float,
+    by: str = "patient",
+) -> Split:
+    """Set a stratified share of what a holdout learns from aside, for calibration.
+
+    Raises
+    ------
+    DataError
+        The split has several folds, a validation side already, or too few patients for that share.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"a validation share of {share}; give more than 0 and less than 1")
+    if split.fold.max() > 0 or (split.fold == VALIDATION).any():
+        raise DataError("a validation side is for one holdout, without one yet")
+    train = np.flatnonzero(split.fold == TRAIN)
+    part = holdout(embeddings.take(train), labels[train], min(share, 0.5), split.seed, by)
+    fold = split.fold.copy()
+    fold[train[part.fold == 0]] = VALIDATION
+    made = Split(f"{split.method}, {share:.0%} of the rest aside", split.ids, fold, split.seed)
+    check_sides(made, labels)
+    return made
 
 
 def inner_folds(
@@ -151,7 +214,7 @@ def _stratified(
     return fold
 
 
-def check_classes(labels: NDArray[np.str_], groups: NDArray[np.intp]) -> None:
+def check_classes(labels: NDArray[np.str_], groups: NDArray[np.intp], by: str = "patient") -> None:
     """Refuse labels no honest split can be made of."""
     classes = np.unique(labels)
     if len(classes) < 2:
@@ -161,12 +224,13 @@ def check_classes(labels: NDArray[np.str_], groups: NDArray[np.intp]) -> None:
         patients = len(np.unique(groups[labels == name]))
         if patients < 2:
             raise DataError(
-                f"class {str(name)!r} has {patients} patient ({(labels == name).sum()} images), so "
+                f"class {str(name)!r} has {patients} {by} ({(labels == name).sum()} images), so "
                 f"it cannot be both learnt and tested; leave the class out or merge it"
             )
 
 
-def _check_sides(split: Split, labels: NDArray[np.str_]) -> None:
+def check_sides(split: Split, labels: NDArray[np.str_]) -> None:
+    """Refuse a split that would train without one of the classes."""
     classes = set(labels.tolist())
     for k, (train, _) in enumerate(split):
         if missing := classes - set(labels[train].tolist()):

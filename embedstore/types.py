@@ -25,6 +25,9 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 Floats = NDArray[np.float32]
 Resize = Literal["pad", "squash", "centre-crop"]
 
+TRAIN, VALIDATION, OUTSIDE = -1, -2, -3
+"""What stands in a split for an image that no fold tests."""
+
 
 def fingerprint(value: object) -> str:
     """Hash any JSON-able value to 12 hex digits, the same on every machine and Python."""
@@ -255,7 +258,11 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Who is tested when: `fold[i]` is the fold that tests sample i, -1 for training only."""
+    """Who is tested when: `fold[i]` is the fold that tests sample i.
+
+    Or else `TRAIN` for training only, `VALIDATION` for neither (calibration, early stopping), and
+    `OUTSIDE` for what the split does not know.
+    """
 
     method: str
     ids: NDArray[np.str_]
@@ -270,7 +277,8 @@ class Split:
     def __iter__(self) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
         """Yield (train, test) row numbers, fold by fold."""
         for k in range(int(self.fold.max()) + 1):
-            yield np.flatnonzero(self.fold != k), np.flatnonzero(self.fold == k)
+            learnt = (self.fold != k) & (self.fold >= TRAIN)
+            yield np.flatnonzero(learnt), np.flatnonzero(self.fold == k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +340,9 @@ class Report:
 
     `chosen` are the parameters chosen for each fold, where a grid was searched; `few` says how much
     of the training side was learnt from, "" for all of it. `level` is what one answer is of, and
-    `fuse` how it came of several images. `n_train` counts what was learnt from, `n_test` answers.
+    `fuse` how it came of several images. `n_train` counts what was learnt from, `n_test` answers,
+    `n_train_patients` and `n_patients` theirs. `leak` says what stood on both sides of the split,
+    "" for nothing.
     """
 
     probe: str
@@ -353,6 +363,8 @@ class Report:
     few: str = ""
     level: str = "image"
     fuse: str = ""
+    n_train_patients: int = 0
+    leak: str = ""
     sides: Sides | None = None
     subgroups: tuple[Subgroup, ...] = ()
     reliability: tuple[Bin, ...] = ()

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import isnan
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,7 +17,7 @@ from embedstore.scoring import Compared
 from embedstore.search import Neighbour
 from embedstore.store import Store
 from embedstore.subgroups import FEW_PATIENTS
-from embedstore.types import Report, Score
+from embedstore.types import OUTSIDE, TRAIN, VALIDATION, Report, Score, Split
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa")
 """The metrics of a table unless others are asked for."""
@@ -52,6 +54,8 @@ def probe_table(reports: Sequence[Report], metrics: Sequence[str] = SHOWN) -> Ta
             backbone += f"\n{report.spec.recipe}\n{report.spec.key}"
         head = f"{report.probe}\n{report.few}" if report.few else report.probe
         table.add_row(escape(backbone), escape(head), *cells)
+    if leak := next((r.leak for r in reports if r.leak), ""):
+        table.caption = f"THE SPLIT LEAKS: {escape(leak)}\n{table.caption}"
     table.add_row("floor", "", *[f"{first.metrics[name].floor:.3f}" for name in metrics])
     return table
 
@@ -121,6 +125,25 @@ def sides_table(report: Report) -> Table:
         table.add_column(escape(title))
     for name, row in zip(report.classes, sides.answers, strict=True):
         table.add_row(escape(name), *map(str, row))
+    return table
+
+
+def split_table(split: Split, labels: NDArray[np.str_], groups: NDArray[np.str_]) -> Table:
+    """One row for each fold and for what no fold tests, with images, patients and classes."""
+    classes = np.unique(labels).tolist()
+    table = Table(title=escape(f"{split.method}, seed {split.seed}"))
+    for title in ("", "images", "patients", *classes):
+        table.add_column(escape(title), justify="right" if title else "left")
+    names = {TRAIN: "training only", VALIDATION: "validation", OUTSIDE: "outside"}
+    for fold in [*range(int(split.fold.max()) + 1), TRAIN, VALIDATION, OUTSIDE]:
+        rows = split.fold == fold
+        if not rows.any():
+            continue
+        several = split.fold.max() > 0
+        name = names.get(fold, f"fold {fold}" if several else "test")
+        patients = len(np.unique(groups[rows & (groups != "")])) + int((groups[rows] == "").sum())
+        counts = [str(int((labels[rows] == c).sum())) for c in classes]
+        table.add_row(name, str(int(rows.sum())), str(patients), *counts)
     return table
 
 

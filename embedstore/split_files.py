@@ -1,0 +1,123 @@
+"""A split in a file: who is tested when, for every head, prompt and fine-tune alike.
+
+Plain JSON: ``format``, ``kind``, ``by``, ``label``, ``ids`` and for each repeat its ``seed``,
+``method`` and ``fold`` (one number an id: the fold that tests it, -1 training only, -2 validation,
+-3 outside), and a ``fingerprint`` of who stands where.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import DataError, UsageError
+from embedstore.levels import Units
+from embedstore.output import put
+from embedstore.types import OUTSIDE, Embeddings, Split, fingerprint
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSplit:
+    """A split with all its repeats, and how it came about."""
+
+    kind: str
+    by: str
+    label: str
+    splits: tuple[Split, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of who stands where in every repeat."""
+        return fingerprint([split.fingerprint for split in self.splits])
+
+    def on(self, embeddings: Embeddings) -> tuple[list[Split], tuple[str, ...]]:
+        """Return the splits row for row of these embeddings, and what is to be said.
+
+        Images the split does not name stand outside.
+
+        Raises
+        ------
+        DataError
+            It names none of them, or nothing of them is tested or learnt from.
+        """
+        ids = self.splits[0].ids
+        places = {name: i for i, name in enumerate(ids.tolist())}
+        at = np.array([places.get(name, -1) for name in embeddings.ids.tolist()])
+        if (at < 0).all():
+            raise DataError("the split names none of these images: it is of another store")
+        notes = []
+        if strange := int((at < 0).sum()):
+            notes.append(f"{strange} images that the split does not name are left out")
+        if gone := len(ids) - len(embeddings) + strange:
+            notes.append(f"{gone} images of the split are not among those with a label and vector")
+        out = []
+        for split in self.splits:
+            fold = np.where(at >= 0, split.fold[at], OUTSIDE).astype(np.intp)
+            made = Split(split.method, embeddings.ids, fold, split.seed)
+            if fold.max() < 0 or any(not len(a) or not len(b) for a, b in made):
+                raise DataError("of these images the split leaves a side of a fold empty")
+            out.append(made)
+        return out, tuple(notes)
+
+    def at(self, of: Units, ids: NDArray[np.str_]) -> SavedSplit:
+        """Return the split of the units that the images of these (n,) ids belong to.
+
+        A unit of which some images are tested is tested.
+        """
+        places = {name: i for i, name in enumerate(self.splits[0].ids.tolist())}
+        at = np.array([places.get(name, -1) for name in ids.tolist()])
+        splits = []
+        for split in self.splits:
+            fold = np.full(len(of.ids), OUTSIDE)
+            np.maximum.at(fold, of.of, np.where(at >= 0, split.fold[at], OUTSIDE))
+            splits.append(Split(split.method, of.ids, fold, split.seed))
+        return SavedSplit(self.kind, self.by, self.label, tuple(splits))
+
+    def save(self, file: Path, force: bool = False) -> None:
+        """Write the file, in one step; one that is there is replaced only with `force`."""
+        described = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "by": self.by,
+            "label": self.label,
+            "fingerprint": self.fingerprint,
+            "repeats": [
+                {"seed": s.seed, "method": s.method, "fold": s.fold.tolist()} for s in self.splits
+            ],
+            "ids": self.splits[0].ids.tolist(),
+        }
+        with put(file, force) as fresh:
+            fresh.write_text(json.dumps(described) + "\n")
+
+
+def load_split(file: Path) -> SavedSplit:
+    """Read what `SavedSplit.save` wrote.
+
+    Raises
+    ------
+    UsageError
+        There is no such file, or it is no split, of another format, or changed since.
+    """
+    try:
+        told = json.loads(file.read_text())
+        if told["format"] != FORMAT:
+            raise UsageError(f"{file}: split format {told['format']}, {FORMAT} is read here")
+        ids = np.array(told["ids"], dtype=str)
+        splits = tuple(
+            Split(r["method"], ids, np.array(r["fold"], dtype=np.intp), int(r["seed"]))
+            for r in told["repeats"]
+        )
+        saved = SavedSplit(told["kind"], told["by"], told["label"], splits)
+        if not splits or saved.fingerprint != told["fingerprint"]:
+            raise UsageError(f"{file}: changed since it was made; make it anew: embedstore split")
+    except FileNotFoundError as error:
+        raise UsageError(f"{file}: no such split; make one with `embedstore split`") from error
+    except (ValueError, KeyError, TypeError, IsADirectoryError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: not a split made by `embedstore split`, or damaged") from error
+    return saved
