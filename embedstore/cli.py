@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embedstore import (
+    cli_audit,
     cli_backbones,
     cli_change,
     cli_check,
@@ -51,6 +52,7 @@ def options(
 
 app.command()(cli_extract.extract)
 app.command()(cli_probe.probe)
+app.command()(cli_audit.audit)
 app.command()(cli_predict.predict)
 app.command()(cli_split.split)
 app.command()(cli_view.view)

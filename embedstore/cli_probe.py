@@ -252,11 +252,16 @@ def probe(
 
 
 def _split(given: str, repeats: int | None, test_share: float) -> SavedSplit | str | None:
-    """Load the split of a file, or return the column it is in."""
-    from embedstore.split_files import load_split
-
+    """Take --split, which leaves nothing to --test-share and --repeats."""
     if given and (test_share or repeats):
         raise UsageError("--split says who is tested: leave --test-share and --repeats out")
+    return split_from(given)
+
+
+def split_from(given: str) -> SavedSplit | str | None:
+    """Load the split of a file, or return the column it is in; None where none is given."""
+    from embedstore.split_files import load_split
+
     if given == "column" or given.startswith("column:"):
         return given.partition(":")[2] or "split"
     return load_split(Path(given)) if given else None

@@ -42,6 +42,7 @@ LAYERS = [
     {"join", "views", "feed", "register", "backlog", "changes"},
     {"encode"},
     {"extract", "search", "evaluate", "phantomclip"},
+    {"audit"},
     {"report"},
     {"cli_options", "cli_console", "look"},
     {
@@ -54,7 +55,7 @@ LAYERS = [
         "cli_split",
         "cli_view",
     },
-    {"cli_predict"},
+    {"cli_audit", "cli_predict"},
     {"cli"},
 ]
 

@@ -1,0 +1,115 @@
+"""All sections of an audit, one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedstore.audit.findings import Audit, Finding, Section
+from embedstore.audit.labels import labels
+from embedstore.audit.leak import leak
+from embedstore.audit.neighbours import near_identical, nearest
+from embedstore.audit.shortcuts import columns_of, shortcut
+from embedstore.audit.strays import strays
+from embedstore.audit.trials import Question
+from embedstore.audit.worth import worth
+from embedstore.evaluate import labelled
+from embedstore.split_columns import from_column
+from embedstore.split_files import SavedSplit
+from embedstore.store import Store
+from embedstore.types import Embeddings, Spec, Split
+
+_SECTIONS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What is asked of a store.
+
+    Attributes
+    ----------
+    split
+        A saved one, or the column that says who is where; none: what probe would do.
+    shortcuts
+        Columns the label must not be read by; none: every column with 2 to 20 values.
+    """
+
+    label: str
+    split: SavedSplit | str | None = None
+    shortcuts: tuple[str, ...] = ()
+
+
+def audit(
+    store: Store,
+    spec: Spec,
+    asked: Questions,
+    show: Callable[[int, int], None] = lambda done, total: None,
+) -> Audit:
+    """Look for what makes scores of these vectors untrue.
+
+    Parameters
+    ----------
+    show
+        Told how many steps are done, and of how many.
+
+    Raises
+    ------
+    DataError
+        The label or the patients allow no score at all.
+    UsageError
+        A column is not there.
+    """
+    began = time.monotonic()
+    images, values, left_out = labelled(store.read(spec), asked.label)
+    splits, notes = _splits(images, values, asked.split)
+    columns = columns_of(images, asked.label, asked.shortcuts)
+    steps = iter(range(1, 1000))
+    total = _SECTIONS + len(columns)
+    question = Question.of(images, values)
+    near = nearest(np.asarray(images.vectors, dtype=np.float32), question.groups)
+    pairs = near_identical(near) if near else []
+    sections = [leak(images, splits, near, pairs)]
+    show(next(steps), total)
+    runs = question.tell(question.splits)
+    by_patient = question.measured(runs)
+    show(next(steps), total)
+    sections.append(worth(question, by_patient))
+    show(next(steps), total)
+    sections.append(labels(question, np.mean(runs, axis=0), pairs))
+    show(next(steps), total)
+    found = []
+    for name in columns:
+        asked_for = name in asked.shortcuts
+        found.append(shortcut(question, by_patient, name, asked_for, spec.recipe))
+        show(next(steps), total)
+    none = Finding("fine", "no column with 2 to 20 values besides the label")
+    sections.append(Section("Shortcuts", tuple(found) or (none,)))
+    failures = [f for f in store.failures() if f.spec == spec.key]
+    sections.append(strays(images, near, store.kept(spec.recipe), failures))
+    show(total, total)
+    if left_out:
+        notes = (f"{left_out} images without {asked.label} left out", *notes)
+    return Audit(
+        str(store.path),
+        spec,
+        asked.label,
+        splits[0].method if splits else "",
+        len(images),
+        len(np.unique(question.groups)),
+        tuple(sections),
+        (*notes, *store.notes(spec)),
+        time.monotonic() - began,
+    )
+
+
+def _splits(
+    images: Embeddings, values: np.ndarray, asked: SavedSplit | str | None
+) -> tuple[list[Split], tuple[str, ...]]:
+    if asked is None:
+        return [], ()
+    if isinstance(asked, str):
+        return [from_column(images, values, asked)], ()
+    return asked.on(images)
