@@ -21,7 +21,7 @@ def confusion(
     truth: NDArray[np.intp], answer: NDArray[np.intp], classes: int, draws: Draws
 ) -> Counts:
     """(b, k, k) weighted counts."""
-    onehot = np.zeros((len(truth), classes * classes))
+    onehot = np.zeros((len(truth), classes * classes), dtype=np.uint8)
     onehot[np.arange(len(truth)), truth * classes + answer] = 1
     return draws.total(onehot).reshape(-1, classes, classes)
 

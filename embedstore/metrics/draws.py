@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
-_BLOCK = 1 << 22  # weights that are turned to float64 at a time
+_BLOCK = 1 << 22  # weights that are turned to floats at a time
 _LEFT_OUT = 200
 
 
@@ -36,11 +36,16 @@ class Draws:
 
     def total(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """(n, m) values of images to their (b, m) weighted sums."""
+        counts = values.dtype.kind in "bui"
         sums = np.zeros((self.weights.shape[1], values.shape[1]))
         np.add.at(sums, self.patient, values)
+        # float32 adds whole numbers without error up to 2**24
+        small = counts and np.abs(sums).sum(axis=0).max(initial=0) * self.weights.max() < 2**24
+        exact = np.float32 if small else np.float64
+        sums = sums.astype(exact)
         out = np.empty((len(self), values.shape[1]))
         for some in self.blocks(_BLOCK // max(1, sums.shape[0])):
-            out[some] = self.weights[some].astype(np.float64) @ sums
+            out[some] = self.weights[some].astype(exact) @ sums
         return out
 
     def blocks(self, rows: int) -> Iterator[slice]:

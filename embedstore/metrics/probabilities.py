@@ -50,4 +50,4 @@ def expected_calibration_error(
 
 def images(draws: Draws) -> NDArray[np.float64]:
     """(b,) how many images each resample has."""
-    return draws.total(np.ones((len(draws.patient), 1)))[:, 0]
+    return draws.total(np.ones((len(draws.patient), 1), dtype=np.uint8))[:, 0]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from embedstore.metrics.draws import Draws
 from embedstore.metrics.ratio import ratio
 
-_RESAMPLES, _IMAGES = 128, 256  # of one piece
+_RESAMPLES, _IMAGES = 256, 512  # of one piece
 _THREADS = os.cpu_count() or 1
 
 Points = tuple[float, ...]
@@ -52,7 +52,7 @@ def ranked(
     order = np.argsort(-score, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(score[order])) + 1, len(score))
     sorted_positive, patient = positive[order], draws.patient[order]
-    counts = draws.total(np.stack([positive, ~positive], axis=1).astype(np.float64))
+    counts = draws.total(np.stack([positive, ~positive], axis=1))
     names = ["auroc", "average_precision"]
     names += [f"{what}@{x:g}" for x in at for what in ("sensitivity", "specificity")]
     out = {name: np.empty(len(draws)) for name in names}
@@ -77,38 +77,61 @@ def _walk(
     at: Points,
 ) -> list[NDArray[np.float64]]:
     """Walk down the thresholds for some resamples: (p, B) weights, (B, 2) counts."""
-    several = len(ends) < len(patient)
     positives, negatives = counts.T
-    true, false = np.zeros(len(counts)), np.zeros(len(counts))  # so far, above the threshold
+    tied = len(ends) < len(patient)
+    # float32 adds whole numbers without error up to 2**24
+    exact = np.float32 if counts.sum(axis=1).max() < 2**24 else np.float64
+    above = np.zeros((2, len(counts)))  # drawn so far: positives, and all
     area, precision = np.zeros(len(counts)), np.zeros(len(counts))
     best = [(np.zeros(len(counts)), negatives.copy()) for _ in at]
     start = 0
     while start < len(patient):
         stop = int(ends[np.searchsorted(ends, min(start + _IMAGES, len(patient)))])
-        drawn = weights[patient[start:stop]].astype(np.float64)
-        up = drawn * positive[start:stop, None]
-        down = drawn - up
-        if several:
-            first = np.searchsorted(ends, start, side="right")
-            last = np.searchsorted(ends, stop)
-            ties = np.concatenate([[0], ends[first:last] - start])
-            up, down = np.add.reduceat(up, ties), np.add.reduceat(down, ties)
-        tp, fp = np.cumsum(up, axis=0), np.cumsum(down, axis=0)
-        tp += true
-        fp += false
-        area += np.einsum("ij,ij->j", down, tp) - np.einsum("ij,ij->j", down, up) / 2
-        share = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=up > 0)
+        drawn = weights[patient[start:stop]].astype(exact, copy=False)
+        if tied:
+            groups = np.append(0, ends[(ends > start) & (ends < stop)] - start)
+            up = np.add.reduceat(drawn * positive[start:stop, None], groups)
+            every = np.cumsum(np.add.reduceat(drawn, groups), axis=0)
+        else:
+            # the points of the curve are at the positives
+            up = drawn[positive[start:stop]]
+            every = np.cumsum(drawn, axis=0)
+        seen = every if tied else every[positive[start:stop]]
+        up = up.astype(np.float64)
+        tp, drawn_above = np.cumsum(up, axis=0) + above[0], seen + above[1]
+        fp = drawn_above - tp
+        area += np.einsum("ij,ij->j", up, negatives - fp)
+        if tied:  # half of the negatives of the same score
+            before = np.concatenate([above[1][None] - above[0], fp[:-1]])
+            area += np.einsum("ij,ij->j", up, fp - before) / 2
+        share = np.divide(tp, drawn_above, out=np.zeros_like(tp), where=drawn_above > 0)
         precision += np.einsum("ij,ij->j", up, share)
         for x, (most, least) in zip(at, best, strict=True):
-            # a hair of room: (1 - x) times a count is not exact
-            allowed = fp <= (1 - x) * negatives + 1e-9
-            np.maximum(most, np.where(allowed, tp, 0).max(axis=0), out=most)
-            enough = tp >= x * positives - 1e-9
-            np.minimum(least, np.where(enough, fp, np.inf).min(axis=0), out=least)
-        true, false, start = tp[-1].copy(), fp[-1].copy(), stop
+            _note(x, tp, fp, positives, negatives, most, least)
+        above = np.stack([above[0] + up.sum(axis=0), above[1] + every[-1]])
+        start = stop
     out = [ratio(area, positives * negatives), ratio(precision, positives)]
     known = (positives > 0) & (negatives > 0)
     for most, least in best:
         out += [np.where(known, ratio(most, positives), np.nan)]
         out += [np.where(known, ratio(negatives - least, negatives), np.nan)]
     return out
+
+
+def _note(
+    x: float,
+    tp: NDArray[np.float64],
+    fp: NDArray[np.float64],
+    positives: NDArray[np.float64],
+    negatives: NDArray[np.float64],
+    most: NDArray[np.float64],
+    least: NDArray[np.float64],
+) -> None:
+    """Keep the most positives above a threshold of specificity x, and the fewest negatives."""
+    if not len(tp):
+        return
+    # a hair of room: (1 - x) times a count is not exact
+    allowed = fp <= (1 - x) * negatives + 1e-9
+    np.maximum(most, np.where(allowed, tp, 0).max(axis=0), out=most)
+    enough = tp >= x * positives - 1e-9
+    np.minimum(least, np.where(enough, fp, np.inf).min(axis=0), out=least)
