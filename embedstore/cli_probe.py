@@ -146,6 +146,10 @@ Reference = Annotated[
     str,
     typer.Option(help="HEAD or BACKBONE/HEAD the others are compared with; by default the first."),
 ]
+Reliability = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Draw reliability diagrams there: .png, .svg or .pdf."),
+]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Compare the checksum of all that is read from the store.")
 ]
@@ -180,6 +184,7 @@ def probe(
     metric: Metrics = None,
     grouping: Groupings = None,
     reference: Reference = "",
+    reliability: Reliability = None,
     verify: Verify = False,
     as_json: AsJson = False,
 ) -> None:
@@ -189,6 +194,7 @@ def probe(
     from embedstore.heads import grids, load_heads
     from embedstore.levels import FUSIONS, LEVELS
     from embedstore.report.progress import progress
+    from embedstore.report.reliability import draw_reliability, refuse_diagram
     from embedstore.report.table import SHOWN, probe_table, sides_table, subgroup_table
     from embedstore.store import Store
 
@@ -216,6 +222,8 @@ def probe(
     seeds = repeats or (10 if few_shot or label_fraction else 1)
     specs = specs_of(opened, backbone)
     jobs = list(_jobs(specs, heads, curve))
+    if reliability:
+        refuse_diagram(reliability, force)
     places = _places(save, force, specs, heads)
     reports: list[Report] = []
     contenders: dict[str, Answered] = {}
@@ -235,6 +243,8 @@ def probe(
                 reports.append(report)
                 contenders[_named(report, contenders)] = trial.scored
                 show(len(reports), len(jobs))
+    if reliability:
+        draw_reliability(reports, reliability, force)
     if as_json:
         # a plug-in's parameters may be anything
         print(json.dumps([r.to_dict() for r in reports], indent=2, default=str))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from embedstore.errors import DataError
 from embedstore.fitted import Answers
+from embedstore.levels import Units, units
 from embedstore.output import put
 from embedstore.saved import SavedProbe
 from embedstore.types import Embeddings
@@ -20,7 +21,8 @@ from embedstore.types import Embeddings
 class Prediction:
     """Probabilities, (n, k), of images or exams.
 
-    `images` counts how many images stand behind each row.
+    `images` counts how many images stand behind each row. `left` and `right` are what the images
+    of one side alone say of an exam, (n,) class names, "" where there are none.
     """
 
     by: str
@@ -28,6 +30,8 @@ class Prediction:
     images: NDArray[np.intp]
     classes: tuple[str, ...]
     probabilities: Answers
+    left: NDArray[np.str_] | None = None
+    right: NDArray[np.str_] | None = None
 
     @property
     def answers(self) -> list[str]:
@@ -53,10 +57,22 @@ def predictions(probe: SavedProbe, embeddings: Embeddings, by: str = "image") ->
     known = exams != ""
     if not known.any():
         raise DataError("no image has an exam; leave out --by exam, or add the column")
-    names, which, counts = np.unique(exams[known], return_inverse=True, return_counts=True)
-    sums = np.zeros((len(names), len(probe.classes)))
-    np.add.at(sums, which, found[known])
-    return Prediction(by, names, counts.astype(np.intp), probe.classes, sums / counts[:, None])
+    taken = embeddings.take(known)
+    of = units(taken, "exam")
+    sides = np.char.upper(taken.columns.get("laterality", np.full(len(taken), "")))
+    each = [_answers(of, found[known], np.char.startswith(sides, s), probe.classes) for s in "LR"]
+    every = np.ones(len(taken), dtype=bool)
+    counts = np.bincount(of.of).astype(np.intp)
+    return Prediction(by, of.ids, counts, probe.classes, of.mean(found[known], every), *each)
+
+
+def _answers(
+    of: Units, found: Answers, taken: NDArray[np.bool_], classes: tuple[str, ...]
+) -> NDArray[np.str_]:
+    """(u,) the most probable class of the images taken, "" where there is none."""
+    named = np.array(classes)[of.mean(found, taken).argmax(axis=1)]
+    there = np.bincount(of.of[taken], minlength=len(of.ids)) > 0
+    return np.where(there, named, "")
 
 
 def rows(found: Prediction) -> list[dict[str, Any]]:
@@ -66,6 +82,7 @@ def rows(found: Prediction) -> list[dict[str, Any]]:
             "id": str(found.ids[i]),
             "images": int(found.images[i]),
             "answer": answer,
+            **_of_sides(found, i),
             "probabilities": dict(
                 zip(found.classes, found.probabilities[i].round(6).tolist(), strict=True)
             ),
@@ -74,11 +91,20 @@ def rows(found: Prediction) -> list[dict[str, Any]]:
     ]
 
 
+def _of_sides(found: Prediction, row: int) -> dict[str, str]:
+    if found.left is None or found.right is None:
+        return {}
+    return {"left": str(found.left[row]), "right": str(found.right[row])}
+
+
 def write_csv(found: Prediction, path: Path) -> None:
-    """Write id, images, answer and ``p_CLASS`` columns."""
+    """Write id, images, answer, of exams the answers of each side, and ``p_CLASS`` columns."""
     import polars as pl
 
     columns = {f"p_{name}": found.probabilities[:, i] for i, name in enumerate(found.classes)}
-    table = {"id": found.ids.tolist(), "images": found.images, "answer": found.answers, **columns}
+    table = {"id": found.ids.tolist(), "images": found.images, "answer": found.answers}
+    if found.left is not None and found.right is not None:
+        table |= {"left": found.left.tolist(), "right": found.right.tolist()}
+    table |= columns
     with put(path, replace=True) as fresh:
         pl.DataFrame(table).write_csv(fresh)

@@ -41,11 +41,11 @@ class Draws:
         np.add.at(sums, self.patient, values)
         # float32 adds whole numbers without error up to 2**24
         small = counts and np.abs(sums).sum(axis=0).max(initial=0) * self.weights.max() < 2**24
-        exact = np.float32 if small else np.float64
-        sums = sums.astype(exact)
+        exact: type[np.floating[Any]] = np.float32 if small else np.float64
+        exactly = sums.astype(exact)
         out = np.empty((len(self), values.shape[1]))
         for some in self.blocks(_BLOCK // max(1, sums.shape[0])):
-            out[some] = self.weights[some].astype(exact) @ sums
+            out[some] = self.weights[some].astype(exact) @ exactly
         return out
 
     def blocks(self, rows: int) -> Iterator[slice]:
