@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import torch
 import zarr
 from sklearn.neighbors import NearestCentroid
+from test_evaluate import cohort
 
 from embedstore import phantoms
 from embedstore.cli import _run
@@ -61,7 +63,7 @@ def test_the_guides_backbone_is_a_backbone() -> None:
         "README.md",
         "CONTRIBUTING.md",
         *("docs/store.md", "docs/offline.md", "docs/dicom.md", "docs/python.md"),
-        *("docs/extraction.md", "docs/probes.md"),
+        *("docs/extraction.md", "docs/probes.md", "docs/scores.md", "docs/audit.md"),
     ],
 )
 def test_every_link_leads_somewhere(document: str) -> None:
@@ -77,7 +79,7 @@ def test_every_option_named_exists() -> None:
         (ROOT / name).read_text()
         for name in (
             "README.md",
-            *(f"docs/{n}.md" for n in ("dicom", "extraction", "probes", "python")),
+            *(f"docs/{n}.md" for n in ("dicom", "extraction", "probes", "python", "scores")),
         )
     )
     for option in set(re.findall(r"`(--[a-z-]+)", text)):
@@ -111,3 +113,15 @@ def test_the_notebook_s_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     np.testing.assert_array_equal(pl.read_parquet("films.parquet")["embedding"].to_numpy(), raw)
     assert names["picture"].shape[0] == 3
     assert names["dataset"].classes == ("A", "B", "C", "D")
+
+
+def test_the_scores_snippet_runs() -> None:
+    embeddings = cohort(4, patients=80, names="ABCD")
+    named = replace(embeddings, columns={"density": embeddings.columns["y"]})
+    names: dict[str, Any] = {"embeddings": named}
+    exec(blocks("docs/scores.md")[0], names)
+    (found,) = names["found"]
+    assert found.name == "logistic"
+    assert found.differences["auroc"].value == pytest.approx(
+        names["usual"].report.metrics["auroc"].value - names["weak"].report.metrics["auroc"].value
+    )
