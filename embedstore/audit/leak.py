@@ -57,7 +57,7 @@ def _near(
     where = "of different patients" + (" on both sides of the split" if splits else "")
     apart = [p for p in pairs if not splits or any(_crosses(p, split) for split in splits)]
     kinds: tuple[tuple[Level, bool, str], ...] = (
-        ("wrong", True, "near-identical"),
+        ("wrong", True, "near-identical,"),
         ("look at", False, "nearer than chance allows,"),
     )
     out = []

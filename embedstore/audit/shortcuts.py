@@ -1,7 +1,8 @@
 """What else can be read from the vectors, whether it goes with the label, and what is left without.
 
 A column is a shortcut where all three hold: a linear probe reads it, by patient, better than
-chance; it goes with the label; and the label's score falls where it is erased.
+chance; it goes with the label; and erasing it costs the label more than erasing the same column
+shuffled among patients does (to erase anything from few images costs something).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from embedstore.types import Embeddings, Recipe
 _NEVER = {"id", "path", "group", "exam", "split"}
 _MOST = 20
 _CHANCE = 0.5
+_PATIENTS = 5
 _RARE = 0.01
 _PERMUTATIONS = 1999
 
@@ -58,8 +60,8 @@ def shortcut(
 ) -> Finding:
     """Judge one column; `as_it_is` is the score of the label for all of the images."""
     values, rows = _known(question, name)
-    if len(set(values.tolist())) < 2:
-        return Finding("fine", f"{name}: not judged, fewer than two values have two patients")
+    if _several(values) < 2:
+        return Finding("fine", f"{name}: not judged, no two values have {_PATIENTS} patients each")
     some = question.images.take(rows)
     try:
         column = Question.of(some, values)
@@ -69,18 +71,35 @@ def shortcut(
     read = column.measured(column.tell(column.splits))
     whole = as_it_is if rows.all() else of_label.measured(of_label.tell(of_label.splits))
     left = of_label.measured(of_label.tell(of_label.splits, column.truth))
-    association = cramers_v(column.truth, of_label.truth)
+    control = of_label.measured(
+        [
+            run
+            for split in of_label.splits  # each with a shuffle of its own
+            for run in of_label.tell(
+                [split], shuffled(column.truth, column.groups, seed=split.seed)
+            )
+        ]
+    )
+    lost = control.less(left, "auroc")
     p = chance_of(column.truth, of_label.truth, column.groups)
     bad = asked or any(map(_ACQUISITION.fullmatch, re.split("[^a-z]+", name.lower())))
-    lost = whole.less(left, "auroc")
     level = _level(read.low("auroc") > _CHANCE, p < _RARE, lost.low > 0, bad)
     text = (
-        f"{name}: read with AUROC {read.score('auroc')}, floor {_CHANCE}; goes with the label: "
-        f"Cramér's V {association:.2f} (p {p:.3f}); erased, the label loses AUROC {told(lost)}"
+        f"{name}: read with AUROC {read.score('auroc')}, floor {_CHANCE}; Cramér's V with the "
+        f"label {cramers_v(column.truth, of_label.truth):.2f} (p {p:.3f}); without it the label's "
+        f"AUROC is lower by {told(lost)} than without a shuffled {name}"
     )
-    flipped = name == "laterality" and recipe.flip != "none"
-    note = f" ({recipe.name} puts every chest wall to the {recipe.flip})" if flipped else ""
-    return Finding(level, text + note, tuple(_lines(whole, left)))
+    notes = _notes(name, recipe, int((~rows).sum()))
+    return Finding(level, text + notes, tuple(_lines(whole, left, control)))
+
+
+def _notes(name: str, recipe: Recipe, left_out: int) -> str:
+    notes = []
+    if name == "laterality" and recipe.flip != "none":
+        notes.append(f"{recipe.name} puts every chest wall to the {recipe.flip}")
+    if left_out:
+        notes.append(f"{left_out} images of unknown or rare values left out")
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def _level(read: bool, goes: bool, falls: bool, bad: bool) -> Level:
@@ -89,13 +108,14 @@ def _level(read: bool, goes: bool, falls: bool, bad: bool) -> Level:
     return "look at" if read and goes else "fine"
 
 
-def _lines(whole: Measured, left: Measured) -> Iterable[Evidence]:
+def _lines(whole: Measured, left: Measured, control: Measured) -> Iterable[Evidence]:
     for metric, title in METRICS.items():
         yield {
             "label's": title,
             "as it is": whole.score(metric),
             "erased": left.score(metric),
             "lost": told(whole.less(left, metric)),
+            "beyond shuffled": told(control.less(left, metric)),
         }
 
 
@@ -104,11 +124,11 @@ def _several(values: NDArray[np.str_]) -> int:
 
 
 def _known(question: Question, name: str) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
-    """Return the known values that at least two patients have, and (n,) where they are."""
+    """Return the known values that at least five patients have, and (n,) where they are."""
     values = question.images.columns[name]
     rows = values != ""
     for value in np.unique(values):
-        if len(np.unique(question.groups[values == value])) < 2:
+        if len(np.unique(question.groups[values == value])) < _PATIENTS:
             rows &= values != value
     return values[rows], rows
 
@@ -133,12 +153,27 @@ def chance_of(
     one, other = one[rows], other[rows]
     expected = np.outer(np.bincount(one), np.bincount(other)) + 1e-12
 
-    def surplus(shuffled: NDArray[np.intp]) -> float:
-        return float((_table(one, shuffled, expected.shape) ** 2 / expected).sum())
+    def surplus(drawn: NDArray[np.intp]) -> float:
+        return float((_table(one, drawn, expected.shape) ** 2 / expected).sum())
 
     seen = surplus(other)
     as_much = sum(surplus(rng.permutation(other)) >= seen - 1e-9 for _ in range(_PERMUTATIONS))
     return (1 + as_much) / (1 + _PERMUTATIONS)
+
+
+def shuffled(values: NDArray[np.intp], groups: NDArray[np.intp], seed: int = 0) -> NDArray[np.intp]:
+    """Give each patient's images the values of another's in any order, some twice if too few."""
+    rng = np.random.default_rng(seed)
+    order = np.argsort(groups, kind="stable")
+    donors = rng.permutation(len(order))
+    donors = donors[np.argsort(groups[donors], kind="stable")]
+    sizes = np.bincount(groups)
+    starts = np.cumsum(sizes) - sizes
+    other = rng.permutation(len(sizes))[groups[order]]
+    place = np.arange(len(order)) - starts[groups[order]]
+    out = np.empty_like(values)
+    out[order] = values[donors[starts[other] + place % sizes[other]]]
+    return out
 
 
 def _table(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedstore.audit.findings import Audit, Finding, Section
 from embedstore.audit.labels import labels
@@ -66,30 +68,17 @@ def audit(
     images, values, left_out = labelled(store.read(spec), asked.label)
     splits, notes = _splits(images, values, asked.split)
     columns = columns_of(images, asked.label, asked.shortcuts)
-    steps = iter(range(1, 1000))
-    total = _SECTIONS + len(columns)
     question = Question.of(images, values)
-    near = nearest(np.asarray(images.vectors, dtype=np.float32), question.groups)
-    pairs = near_identical(near) if near else []
-    sections = [leak(images, splits, near, pairs)]
-    show(next(steps), total)
-    runs = question.tell(question.splits)
-    by_patient = question.measured(runs)
-    show(next(steps), total)
-    sections.append(worth(question, by_patient))
-    show(next(steps), total)
-    sections.append(labels(question, np.mean(runs, axis=0), pairs))
-    show(next(steps), total)
-    found = []
-    for name in columns:
-        asked_for = name in asked.shortcuts
-        found.append(shortcut(question, by_patient, name, asked_for, spec.recipe))
+    steps = itertools.count(1)
+    total = _SECTIONS + len(columns)
+
+    def step() -> None:
         show(next(steps), total)
-    none = Finding("fine", "no column with 2 to 20 values besides the label")
-    sections.append(Section("Shortcuts", tuple(found) or (none,)))
-    failures = [f for f in store.failures() if f.spec == spec.key]
-    sections.append(strays(images, near, store.kept(spec.recipe), failures))
-    show(total, total)
+
+    sections = []
+    for section in _sections(store, question, splits, columns, asked.shortcuts, step):
+        sections.append(section)
+        step()
     if left_out:
         notes = (f"{left_out} images without {asked.label} left out", *notes)
     return Audit(
@@ -105,8 +94,34 @@ def audit(
     )
 
 
+def _sections(
+    store: Store,
+    question: Question,
+    splits: Sequence[Split],
+    columns: Sequence[str],
+    asked: Sequence[str],
+    step: Callable[[], None],
+) -> Iterator[Section]:
+    images, spec = question.images, question.images.spec
+    near = nearest(np.asarray(images.vectors, dtype=np.float32), question.groups)
+    pairs = near_identical(near) if near else []
+    yield leak(images, splits, near, pairs)
+    runs = question.tell(question.splits)
+    by_patient = question.measured(runs)
+    yield worth(question, by_patient)
+    yield labels(question, np.mean(runs, axis=0), pairs)
+    found = []
+    for name in columns:
+        found.append(shortcut(question, by_patient, name, name in asked, spec.recipe))
+        step()
+    none = Finding("fine", "no column with 2 to 20 values besides the label")
+    yield Section("Shortcuts", tuple(found) or (none,))
+    failures = [f for f in store.failures() if f.spec == spec.key]
+    yield strays(images, near, store.kept(spec.recipe), failures)
+
+
 def _splits(
-    images: Embeddings, values: np.ndarray, asked: SavedSplit | str | None
+    images: Embeddings, values: NDArray[np.str_], asked: SavedSplit | str | None
 ) -> tuple[list[Split], tuple[str, ...]]:
     if asked is None:
         return [], ()
