@@ -26,7 +26,8 @@ from embedstore import (
     cli_view,
 )
 from embedstore.cli_console import err, out, say, tell_failures
-from embedstore.cli_probe import Verify, specs_of
+from embedstore.cli_probe import specs_of
+from embedstore.cli_probe_options import Verify
 from embedstore.errors import EmbedstoreError, ManifestError, UsageError
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from embedstore.cli_console import err, out
-from embedstore.cli_probe import AsJson, Backbones, StorePath, Verify, specs_of, split_from
+from embedstore.cli_probe import specs_of, split_from
+from embedstore.cli_probe_options import AsJson, Backbones, StorePath, Verify
 from embedstore.errors import UsageError
 
 WRONG = 3

@@ -44,7 +44,7 @@ LAYERS = [
     {"extract", "search", "evaluate", "phantomclip"},
     {"audit"},
     {"report"},
-    {"cli_options", "cli_console", "look"},
+    {"cli_options", "cli_probe_options", "cli_console", "look"},
     {
         "cli_backbones",
         "cli_change",
