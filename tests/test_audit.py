@@ -37,6 +37,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "RESAMPLES", 200)
 
 
+OUTLIERS = "Outliers and empty images"
+
+
 def audited(made: Collection, folder: Path, **asked: Any) -> Audit:
     spec = made.write(folder / "s.zarr")
     return audit(Store.open(folder / "s.zarr"), spec, Questions("density", **asked))
@@ -281,7 +284,7 @@ def test_equal_vectors_of_different_files_are_wrong(tmp_path: Path) -> None:
 
 
 def test_without_kept_pixels_the_audit_says_so(tmp_path: Path) -> None:
-    said = [f.text for f in section(audited(clean(), tmp_path), "Outliers and empty images")]
+    said = [f.text for f in section(audited(clean(), tmp_path), OUTLIERS)]
     assert any("pixels are not kept" in text for text in said)
 
 
@@ -301,6 +304,15 @@ def test_failures_and_images_without_a_label_are_counted(tmp_path: Path) -> None
     assert any(f.text.startswith("3 images gave no vector") for f in found.of("look at"))
     assert "1 images without density left out" in found.notes
     assert found.n_images == 119
+
+
+def test_unknown_patients_and_vectors_that_are_all_equal_are_said(tmp_path: Path) -> None:
+    made = replace(with_view(clean()), patients=[""] * 120)
+    made.vectors[:] = 1
+    found = audited(made, tmp_path)
+    assert any("patients unknown for 120 images" in note for note in found.notes)
+    assert any(f.text.startswith("120 different files") for f in section(found, OUTLIERS))
+    assert any("near-identical" in f.text for f in found.of("wrong"))
 
 
 def test_json_page_and_exit_code_say_the_same(tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ def test_every_option_named_exists() -> None:
         (ROOT / name).read_text()
         for name in (
             "README.md",
-            *(f"docs/{n}.md" for n in ("dicom", "extraction", "probes", "python", "scores")),
+            *(f"docs/{n}.md" for n in ("audit", "dicom", "extraction")),
+            *(f"docs/{n}.md" for n in ("probes", "python", "scores")),
         )
     )
     for option in set(re.findall(r"`(--[a-z-]+)", text)):

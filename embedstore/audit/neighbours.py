@@ -89,7 +89,7 @@ def nearest(vectors: Floats, groups: NDArray[np.intp], seed: int = 0) -> Near | 
     """
     at = _drawn(groups, seed)
     of = groups[at]
-    if len(at) - int(np.bincount(of).max()) < _FEWEST:
+    if not len(at) or len(at) - int(np.bincount(of).max()) < _FEWEST:
         return None
     mean, scale = standardisation(vectors[at])
     unit = unit_rows((vectors[at] - mean) / scale)

@@ -79,6 +79,8 @@ def audit(
     for section in _sections(store, question, splits, columns, asked.shortcuts, step):
         sections.append(section)
         step()
+    if unknown := int((images.groups == "").sum()):
+        notes = (f"patients unknown for {unknown} images: each counts as one of its own", *notes)
     if left_out:
         notes = (f"{left_out} images without {asked.label} left out", *notes)
     return Audit(
