@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from embedstore.types import Embeddings, Split
 
 KINDS = ("kfold", "holdout", "site", "time", "column")
+_WHY_OUTSIDE = {
+    "site": "of another value than most of their patient's, or of none",
+    "column": "the column is empty for them",
+}
 
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
 Label = Annotated[str, typer.Option(help="The column to stratify by; images without it stay out.")]
@@ -35,7 +39,9 @@ By = Annotated[
         "such as site, or image, which leaks and is for comparison."
     ),
 ]
-Column = Annotated[str, typer.Option(help="The column of kinds site, time and column.")]
+Column = Annotated[
+    str, typer.Option(help="The column of kinds site, time and column (there `split` by default).")
+]
 Folds = Annotated[int, typer.Option(help="Folds of kfold.", min=2)]
 Repeats = Annotated[int, typer.Option(help="So many of kfold or holdout, seed after seed.", min=1)]
 TestShare = Annotated[float, typer.Option(help="Of holdout and time.", min=0, max=0.5)]
@@ -66,12 +72,10 @@ def split(
     from embedstore.report.table import split_table
     from embedstore.split_files import SavedSplit
     from embedstore.splits import with_validation
+    from embedstore.types import OUTSIDE
 
     one_of("--kind", kind, KINDS)
-    if kind in {"site", "time", "column"} and not column:
-        raise UsageError(f"--kind {kind} needs --column")
-    if kind in {"site", "time", "column"} and repeats > 1:
-        raise UsageError(f"--kind {kind} is the same for every seed: leave --repeats out")
+    column = _column(kind, column, by, repeats)
     refuse(to, force, ())
     embeddings, labels = _labelled(store, label)
     made = [
@@ -81,11 +85,35 @@ def split(
     if validation_share:
         made = [with_validation(embeddings, labels, s, validation_share, by) for s in made]
     saved = SavedSplit(kind, by, label, tuple(made))
-    saved.save(to, force)
+    saved.save(to, labels, force)
     out.print(split_table(made[0], labels, embeddings.groups))
-    for leak in leaks(embeddings, made[0]):
+    if outside := int((made[0].fold == OUTSIDE).sum()):
+        say(out, f"note: {outside} images outside the split: {_WHY_OUTSIDE[kind]}")
+    if untested := sorted(set(labels.tolist()) - set(labels[made[0].fold >= 0].tolist())):
+        say(out, f"note: never tested: {', '.join(untested)}")
+    found = next((found for one in made if (found := leaks(embeddings, one))), [])
+    for leak in found:
         say(out, f"LEAK: {leak}")
+    if found:
+        say(out, "`embedstore probe` refuses this split unless --allow-leak is given")
     say(out, f"{to}: {len(labels)} images, fingerprint {saved.fingerprint}")
+
+
+def _column(kind: str, column: str, by: str, repeats: int) -> str:
+    """Return the column to go by; `UsageError` for what does not go with the kind."""
+    if kind in {"kfold", "holdout"}:
+        if column:
+            raise UsageError(
+                f"--kind {kind} takes no --column; --by {column} keeps its values whole"
+            )
+        return ""
+    if repeats > 1:
+        raise UsageError(f"--kind {kind} is the same for every seed: leave --repeats out")
+    if by != "patient":
+        raise UsageError(f"--kind {kind} goes by patient and --column: leave --by out")
+    if not column and kind != "column":
+        raise UsageError(f"--kind {kind} needs --column")
+    return column or "split"
 
 
 def _labelled(path: Path, label: str) -> tuple[Embeddings, NDArray[np.str_]]:

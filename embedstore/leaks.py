@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.types import Embeddings, Split
+from embedstore.types import OUTSIDE, Embeddings, Split
 
 _SHOWN = 3
 
@@ -23,9 +23,9 @@ class Leak:
     shared
         How many of them.
     images
-        How many tested images have one in common with the training side.
+        How many tested images have one in common with what is learnt from or validated on.
     pairs
-        Some of them: an id that is tested, and one that was learnt from.
+        Some of them: an id that is tested, and one on the other side.
     """
 
     kind: str
@@ -36,15 +36,18 @@ class Leak:
     def __str__(self) -> str:
         """Say it in one line, with an example."""
         kinds = f"{self.kind}s" if self.shared != 1 else self.kind
-        tested, learnt = self.pairs[0]
+        tested, other = self.pairs[0]
         return (
             f"{self.shared} {kinds} on both sides of the split ({self.images} tested images; "
-            f"{tested} and {learnt}, say)"
+            f"{tested} and {other}, say)"
         )
 
 
 def leaks(embeddings: Embeddings, split: Split) -> list[Leak]:
-    """Find the patients, exams and identical files that are both learnt from and tested.
+    """Find the patients, exams and identical files that are tested and on another side as well.
+
+    The other side is what a fold learns from, or the validation side: what is chosen or tempered
+    there has seen them.
 
     Parameters
     ----------
@@ -60,16 +63,20 @@ def leaks(embeddings: Embeddings, split: Split) -> list[Leak]:
 
 def _leak(kind: str, values: NDArray[np.str_], ids: NDArray[np.str_], split: Split) -> Leak | None:
     names, number = np.unique(values, return_inverse=True)
-    known = values != ""
-    shared: set[int] = set()
-    images = 0
-    pairs: list[tuple[str, str]] = []
-    for train, test in split:
-        train, test = train[known[train]], test[known[test]]
-        both = test[np.isin(number[test], number[train])]
-        images += len(both)
-        shared |= set(number[both].tolist())
-        for row in both[: _SHOWN - len(pairs)].tolist():
-            other = train[number[train] == number[row]][0]
-            pairs.append((str(ids[row]), str(ids[other])))
-    return Leak(kind, len(shared), images, tuple(pairs)) if shared else None
+    fold = split.fold
+    inside = np.flatnonzero((values != "") & (fold != OUTSIDE))
+    lowest, highest = np.full((2, len(names)), OUTSIDE)
+    lowest[number[inside]] = highest[number[inside]] = fold[inside]
+    np.minimum.at(lowest, number[inside], fold[inside])
+    np.maximum.at(highest, number[inside], fold[inside])
+    crossing = (highest >= 0) & (lowest < highest)
+    if not crossing.any():
+        return None
+    rows = inside[crossing[number[inside]]]
+    rows = rows[np.argsort(ids[rows])]
+    tested = rows[fold[rows] >= 0]
+    pairs = []
+    for row in tested[:_SHOWN].tolist():
+        other = rows[(number[rows] == number[row]) & (fold[rows] != fold[row])][0]
+        pairs.append((str(ids[row]), str(ids[other])))
+    return Leak(kind, int(crossing.sum()), len(tested), tuple(pairs))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import math
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +19,17 @@ _WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "dev", "development"), VALIDATION),
     **dict.fromkeys(("test", "testing", "te", "holdout", "hold-out"), 0),
 }
+_FOLD = re.compile(r"(?:fold[ _-]*)?([0-9]{1,9})(?:\.0+)?")
+_NEVER = re.compile(r"-1(?:\.0+)?")
+_SHOWN = 3
 
 
 def sites(embeddings: Embeddings, labels: NDArray[np.str_], column: str) -> Split:
     """Test each value of a column by a head that learnt from all the others.
 
-    What is linked stays whole: it counts to the value most of its images have. Images without a
-    value are learnt from only.
+    What is linked is tested with the value most of its images have (the first of equals). Its
+    images of other values are outside, and so are images without a value: learnt from, they would
+    show a head the site it is tested on.
 
     Raises
     ------
@@ -30,24 +37,34 @@ def sites(embeddings: Embeddings, labels: NDArray[np.str_], column: str) -> Spli
         The column has one value only, or a training side lacks a class.
     """
     values = _column(embeddings, column)
-    groups = linked(embeddings)
-    names = [v for v in np.unique(values).tolist() if v]
-    votes = np.zeros((int(groups.max()) + 1, len(names)))
-    for place, name in enumerate(names):
-        np.add.at(votes[:, place], groups[values == name], 1)
-    fold = np.where(votes.sum(axis=1) > 0, votes.argmax(axis=1) if names else 0, TRAIN)[groups]
-    used = np.unique(fold[fold >= 0])
+    names, number = np.unique(values, return_inverse=True)
+    usual = _usual(linked(embeddings), number, values != "")
+    used = np.unique(usual[usual >= 0])
     if len(used) < 2:
-        raise DataError(f"--column {column}: patients of {len(used)} value only; at least two")
-    places = {int(old): new for new, old in enumerate(used.tolist())}
-    fold = np.array([places.get(f, TRAIN) for f in fold.tolist()], dtype=np.intp)
+        said = f"{len(used)} value only" + (f", {str(names[used[0]])!r}" if len(used) else "")
+        raise DataError(f"column {column}: patients of {said}; at least two are needed")
+    fold = np.where(number == usual, np.searchsorted(used, number), OUTSIDE).astype(np.intp)
     split = Split(f"leave one {column} out, {len(used)} of them", embeddings.ids, fold, 0)
     check_sides(split, labels)
     return split
 
 
+def _usual(
+    groups: NDArray[np.intp], number: NDArray[np.intp], known: NDArray[np.bool_]
+) -> NDArray[np.intp]:
+    """(n,) commonest known number of each image's group, -1 where it has none."""
+    pairs, counts = np.unique(np.stack([groups[known], number[known]]), axis=1, return_counts=True)
+    order = np.lexsort((pairs[1], -counts, pairs[0]))
+    owners, first = np.unique(pairs[0][order], return_index=True)
+    usual = np.full(int(groups.max()) + 1, -1)
+    usual[owners] = pairs[1][order][first]
+    return usual[groups]
+
+
 def in_time(embeddings: Embeddings, labels: NDArray[np.str_], column: str, share: float) -> Split:
     """Test the last patients, by the latest date or number of each, about a `share` of the images.
+
+    Patients of one latest date stand on one side.
 
     Raises
     ------
@@ -60,16 +77,12 @@ def in_time(embeddings: Embeddings, labels: NDArray[np.str_], column: str, share
     groups = linked(embeddings)
     latest = np.full(int(groups.max()) + 1, -np.inf)
     np.maximum.at(latest, groups, when)
-    sizes = np.bincount(groups)
-    order = np.argsort(-latest, kind="stable")
-    late = np.cumsum(sizes[order]) - sizes[order] / 2 <= share * len(groups)
-    # no patient of the same day on the other side
-    border = latest[order][late].min() if late.any() else latest.max()
+    moments, sizes = np.unique(latest[groups], return_counts=True)
+    if len(moments) < 2:
+        raise DataError(f"column {column}: all patients have the same date; nothing to learn from")
+    tested = np.cumsum(sizes[::-1])[::-1] / len(groups)  # from each moment on
+    border = moments[1:][np.abs(tested[1:] - share).argmin()]
     fold = np.where((latest >= border)[groups], 0, TRAIN).astype(np.intp)
-    if (fold == 0).all():
-        raise DataError(
-            f"--column {column}: all patients have the same date; nothing to learn from"
-        )
     split = Split(f"last {(fold == 0).mean():.0%} by {column}", embeddings.ids, fold, 0)
     check_sides(split, labels)
     return split
@@ -78,7 +91,7 @@ def in_time(embeddings: Embeddings, labels: NDArray[np.str_], column: str, share
 def from_column(embeddings: Embeddings, labels: NDArray[np.str_], column: str) -> Split:
     """Take a split from a column: train, validation and test as people write them, or fold numbers.
 
-    Images without a value are outside the split.
+    Among fold numbers, -1 is learnt from only. Images without a value are outside the split.
 
     Raises
     ------
@@ -87,24 +100,35 @@ def from_column(embeddings: Embeddings, labels: NDArray[np.str_], column: str) -
     """
     values = _column(embeddings, column)
     words = {v: v.strip().casefold() for v in np.unique(values).tolist() if v.strip()}
-    numbers = {v for v in words.values() if v.isdigit()}
-    if numbers and numbers == set(words.values()):
-        order = {v: i for i, v in enumerate(sorted(numbers, key=int))}
-        meaning = {v: order[w] for v, w in words.items()}
-    elif unknown := [v for v, w in words.items() if w not in _WORDS]:
-        raise DataError(
-            f"column {column}: {unknown[0]!r} is neither train, val nor test, and the others are "
-            f"no fold numbers"
-        )
-    else:
-        meaning = {v: _WORDS[w] for v, w in words.items()}
+    meaning = _folds(words) or _sides(words, column)
     fold = np.array([meaning.get(v, OUTSIDE) for v in values.tolist()], dtype=np.intp)
     folds = int(fold.max()) + 1
     if folds < 1 or (folds == 1 and not (fold == TRAIN).any()):
-        raise DataError(f"column {column}: a split needs images to learn from and to test")
+        only = f"; its one value is {min(words)!r}" if len(words) == 1 else ""
+        raise DataError(f"column {column}: a split needs images to learn from and to test{only}")
     split = Split(f"column {column}", embeddings.ids, fold, 0)
     check_sides(split, labels)
     return split
+
+
+def _folds(words: dict[str, str]) -> dict[str, int]:
+    """Return the folds from 0 where all words are fold numbers, nothing where they are not."""
+    found = {v: _FOLD.fullmatch(w) for v, w in words.items() if not _NEVER.fullmatch(w)}
+    numbers = {v: int(match[1]) for v, match in found.items() if match}
+    if len(numbers) < len(found):
+        return {}
+    order = {number: i for i, number in enumerate(sorted(set(numbers.values())))}
+    return {v: order[numbers[v]] if v in numbers else TRAIN for v in words}
+
+
+def _sides(words: dict[str, str], column: str) -> dict[str, int]:
+    if unknown := sorted(v for v, w in words.items() if w not in _WORDS):
+        shown = ", ".join(map(repr, unknown[:_SHOWN]))
+        raise DataError(
+            f"column {column}: {shown} {_more(unknown)}is neither train, val nor test, and the "
+            f"values are not all fold numbers; correct it with `embedstore update`"
+        )
+    return {v: _WORDS[w] for v, w in words.items()}
 
 
 def _column(embeddings: Embeddings, column: str) -> NDArray[np.str_]:
@@ -115,19 +139,43 @@ def _column(embeddings: Embeddings, column: str) -> NDArray[np.str_]:
 
 
 def _moments(ids: NDArray[np.str_], values: NDArray[np.str_], column: str) -> NDArray[np.float64]:
-    """(n,) numbers or dates (ISO 8601, or DICOM's YYYYMMDD) as numbers that grow with time."""
-    out = np.empty(len(values))
-    wrong = []
-    for i, value in enumerate(values.tolist()):
-        try:
-            dated = len(value) == 8 and value.isdigit()
-            out[i] = datetime.fromisoformat(value).timestamp() if dated else float(value)
-        except ValueError:
-            try:
-                out[i] = datetime.fromisoformat(value).timestamp()
-            except ValueError:
-                wrong.append(f"{ids[i]} ({value or 'empty'})")
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise DataError(f"column {column}: no date or number in {', '.join(wrong[:3])}{more}")
+    """(n,) times as numbers that grow: the column's numbers, else its dates.
+
+    Numbers may be dates as DICOM writes them, YYYYMMDD. Where some of both cannot be read, the
+    column is taken for what most of it is.
+    """
+    texts = values.tolist()
+    numbers, dates = (np.array([_read(read, t) for t in texts]) for read in (_number, _date))
+    out = numbers if np.isnan(numbers).sum() <= np.isnan(dates).sum() else dates
+    if wrong := [f"{ids[i]} ({texts[i] or 'empty'})" for i in np.flatnonzero(np.isnan(out))]:
+        shown = ", ".join(sorted(wrong)[:_SHOWN])
+        raise DataError(
+            f"column {column}: no number, nor a date such as 2024-03-31, in {shown} {_more(wrong)}"
+            f"of {len(texts)} images; correct it with `embedstore update`"
+        )
     return out
+
+
+def _read(read: Callable[[str], float], text: str) -> float:
+    try:
+        value = read(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _number(text: str) -> float:
+    return float(text)
+
+
+def _date(text: str) -> float:
+    """Seconds since 1970 of an ISO 8601 date or time, of which a year or a month is enough."""
+    text = text.strip().replace("/", "-")
+    text += {4: "-01-01", 7: "-01"}.get(len(text), "")
+    when = datetime.fromisoformat(text)
+    known = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return (known - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
+
+
+def _more(found: Sequence[str]) -> str:
+    return f"and {len(found) - _SHOWN} more " if len(found) > _SHOWN else ""

@@ -2,12 +2,14 @@
 
 Plain JSON: ``format``, ``kind``, ``by``, ``label``, ``ids`` and for each repeat its ``seed``,
 ``method`` and ``fold`` (one number an id: the fold that tests it, -1 training only, -2 validation,
--3 outside), and a ``fingerprint`` of who stands where.
+-3 outside) and ``counts`` (of images by fold and class), and a ``fingerprint`` of who stands where.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +35,8 @@ class SavedSplit:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of who stands where in every repeat."""
-        return fingerprint([split.fingerprint for split in self.splits])
+        """Hash of who stands where in every repeat; of one, the split's own."""
+        return fingerprint_of(self.splits)
 
     def on(self, embeddings: Embeddings) -> tuple[list[Split], tuple[str, ...]]:
         """Return the splits row for row of these embeddings, and what is to be said.
@@ -79,8 +81,17 @@ class SavedSplit:
             splits.append(Split(split.method, of.ids, fold, split.seed))
         return SavedSplit(self.kind, self.by, self.label, tuple(splits))
 
-    def save(self, file: Path, force: bool = False) -> None:
-        """Write the file, in one step; one that is there is replaced only with `force`."""
+    def save(self, file: Path, labels: NDArray[np.str_], force: bool = False) -> None:
+        """Write the file, in one step; one that is there is replaced only with `force`.
+
+        It is the same, byte by byte, for any order of the rows.
+
+        Parameters
+        ----------
+        labels
+            (n,) str, which are counted.
+        """
+        order = np.argsort(self.splits[0].ids)
         described = {
             "format": FORMAT,
             "kind": self.kind,
@@ -88,12 +99,29 @@ class SavedSplit:
             "label": self.label,
             "fingerprint": self.fingerprint,
             "repeats": [
-                {"seed": s.seed, "method": s.method, "fold": s.fold.tolist()} for s in self.splits
+                {
+                    "seed": s.seed,
+                    "method": s.method,
+                    "counts": _counts(s, labels),
+                    "fold": s.fold[order].tolist(),
+                }
+                for s in self.splits
             ],
-            "ids": self.splits[0].ids.tolist(),
+            "ids": self.splits[0].ids[order].tolist(),
         }
         with put(file, force) as fresh:
             fresh.write_text(json.dumps(described) + "\n")
+
+
+def fingerprint_of(splits: Sequence[Split]) -> str:
+    """Hash who stands where in one split, or in several repeats."""
+    own = [split.fingerprint for split in splits]
+    return own[0] if len(own) == 1 else fingerprint(own)
+
+
+def _counts(split: Split, labels: NDArray[np.str_]) -> dict[str, dict[str, int]]:
+    folds = np.unique(split.fold).tolist()
+    return {str(k): dict(sorted(Counter(labels[split.fold == k].tolist()).items())) for k in folds}
 
 
 def load_split(file: Path) -> SavedSplit:
@@ -102,22 +130,29 @@ def load_split(file: Path) -> SavedSplit:
     Raises
     ------
     UsageError
-        There is no such file, or it is no split, of another format, or changed since.
+        There is no such file, or it is no split, of a newer format, or changed since.
     """
     try:
         told = json.loads(file.read_text())
         if told["format"] != FORMAT:
-            raise UsageError(f"{file}: split format {told['format']}, {FORMAT} is read here")
+            raise UsageError(
+                f"{file}: is of split format {told['format']}, and this embedstore reads "
+                f"{FORMAT}: use a newer one, or make the split anew"
+            )
         ids = np.array(told["ids"], dtype=str)
         splits = tuple(
             Split(r["method"], ids, np.array(r["fold"], dtype=np.intp), int(r["seed"]))
             for r in told["repeats"]
         )
         saved = SavedSplit(told["kind"], told["by"], told["label"], splits)
-        if not splits or saved.fingerprint != told["fingerprint"]:
+        if len(set(told["ids"])) < len(ids) or not splits or not len(ids):
+            raise ValueError("no ids, or one twice")
+        if saved.fingerprint != told["fingerprint"]:
             raise UsageError(f"{file}: changed since it was made; make it anew: embedstore split")
     except FileNotFoundError as error:
         raise UsageError(f"{file}: no such split; make one with `embedstore split`") from error
-    except (ValueError, KeyError, TypeError, IsADirectoryError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise UsageError(f"{file}: not a split made by `embedstore split`, or damaged") from error
     return saved

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import DataError, UsageError
-from embedstore.types import TRAIN, VALIDATION, Embeddings, Split
+from embedstore.types import OUTSIDE, TRAIN, VALIDATION, Embeddings, Split
 
 
 def linked(embeddings: Embeddings, by: str = "patient") -> NDArray[np.intp]:
@@ -142,17 +142,26 @@ def with_validation(
     DataError
         The split has several folds, a validation side already, or too few patients for that share.
     """
-    if not 0 < share < 1:
-        raise DataError(f"a validation share of {share}; give more than 0 and less than 1")
-    if split.fold.max() > 0 or (split.fold == VALIDATION).any():
-        raise DataError("a validation side is for one holdout, without one yet")
+    if not 0 < share <= 0.5:
+        raise DataError(f"a validation share of {share}; give more than 0 and at most 0.5")
+    if split.fold.max() > 0:
+        raise DataError(
+            "a validation share is of what one holdout learns from; of folds, each calibrates on "
+            "the others"
+        )
+    if (split.fold == VALIDATION).any():
+        raise DataError("the split has a validation side already: leave the validation share out")
     train = np.flatnonzero(split.fold == TRAIN)
-    part = holdout(embeddings.take(train), labels[train], min(share, 0.5), split.seed, by)
+    try:
+        part = holdout(embeddings.take(train), labels[train], share, split.seed, by)
+    except DataError as error:
+        raise DataError(
+            f"a validation share of {share} cannot be had of the {len(train)} images learnt from "
+            f"with every class on both sides; give another, or another seed"
+        ) from error
     fold = split.fold.copy()
     fold[train[part.fold == 0]] = VALIDATION
-    made = Split(f"{split.method}, {share:.0%} of the rest aside", split.ids, fold, split.seed)
-    check_sides(made, labels)
-    return made
+    return Split(f"{split.method}, {share:.0%} of the rest aside", split.ids, fold, split.seed)
 
 
 def inner_folds(
@@ -230,11 +239,11 @@ def check_classes(labels: NDArray[np.str_], groups: NDArray[np.intp], by: str = 
 
 
 def check_sides(split: Split, labels: NDArray[np.str_]) -> None:
-    """Refuse a split that would train without one of the classes."""
-    classes = set(labels.tolist())
+    """Refuse a split that would train without one of its classes."""
+    classes = set(labels[split.fold != OUTSIDE].tolist())
     for k, (train, _) in enumerate(split):
         if missing := classes - set(labels[train].tolist()):
             raise DataError(
                 f"fold {k} would train without class {min(missing)!r}; use fewer folds or "
-                f"another seed"
+                f"another seed, or leave the class out or merge it"
             )

@@ -271,8 +271,10 @@ class Split:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of who stands where, whatever the order of the rows."""
-        return fingerprint(sorted(zip(self.ids.tolist(), self.fold.tolist(), strict=True)))
+        """Hash of who stands where, whatever the order of the rows, and whatever is outside."""
+        inside = self.fold != OUTSIDE
+        pairs = zip(self.ids[inside].tolist(), self.fold[inside].tolist(), strict=True)
+        return fingerprint(sorted(pairs))
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
         """Yield (train, test) row numbers, fold by fold."""

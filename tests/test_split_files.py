@@ -1,12 +1,14 @@
 """Splits by columns, what leaks through a split, and splits in files: against explicit sets."""
 
 import json
+import re
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from test_evaluate import cohort
 from test_splits import made, sets_of
@@ -42,26 +44,37 @@ def screening(seed=0, patients=40, images=3):
     return with_column(with_column(embeddings, "site", site), "day", day), labels
 
 
+def beside(split):
+    """Of each fold the tested rows, and all others the split knows: learnt from or validated on."""
+    for k in range(split.fold.max() + 1):
+        tested = split.fold == k
+        yield np.flatnonzero(~tested & (split.fold != OUTSIDE)), np.flatnonzero(tested)
+
+
 def shared(values, split):
-    """Values on both sides of a fold, by sets."""
+    """Values that are tested and stand beside the tested, by sets."""
     found = set()
-    for train, test in split:
-        found |= set(values[train].tolist()) & set(values[test].tolist()) - {""}
+    for others, test in beside(split):
+        found |= set(values[others].tolist()) & set(values[test].tolist()) - {""}
     return found
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_each_site_is_tested_by_heads_that_saw_none_of_its_patients(seed):
+def test_each_site_is_tested_by_heads_that_saw_nothing_of_it_and_none_of_its_patients(seed):
     embeddings, labels = screening(seed)
+    site = embeddings.columns["site"]
+    site[::17] = ""
     split = sites(embeddings, labels, "site")
     assert not shared(embeddings.groups, split)
-    site = embeddings.columns["site"]
-    for k, name in enumerate("ABC"):
-        for patient in np.unique(embeddings.groups):
-            rows = embeddings.groups == patient
-            counts = {s: (site[rows] == s).sum() for s in "ABC"}
-            usual = max("ABC", key=lambda s: counts[s])  # the first of equals
-            assert (split.fold[rows] == k).all() == (usual == name)
+    for (train, test), name in zip(split, "ABC", strict=True):
+        assert set(site[test].tolist()) == {name}
+        assert set(site[train].tolist()) == set("ABC") - {name}
+    for patient in np.unique(embeddings.groups):
+        rows = np.flatnonzero(embeddings.groups == patient)
+        counts = [np.count_nonzero(site[rows] == s) for s in "ABC"]
+        usual = counts.index(max(counts))  # the first of equals
+        for row in rows:
+            assert split.fold[row] == (usual if site[row] == "ABC"[usual] else OUTSIDE)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
@@ -98,18 +111,65 @@ def test_words_for_sides_as_people_write_them():
     assert set(test) == set(np.flatnonzero(split.fold == 0))
 
 
-def test_fold_numbers_are_folds():
+@pytest.mark.parametrize(
+    ("values", "folds"),
+    [
+        (["10", "3", "7"], [2, 0, 1]),
+        (["1.0", "0.0", "-1.0"], [1, 0, TRAIN]),
+        (["fold 2", "Fold_1", "fold-10", ""], [1, 0, 2, OUTSIDE]),
+        (["1", "01", "2"], [0, 0, 1]),
+    ],
+)
+def test_fold_numbers_are_folds(values, folds):
     embeddings, labels = screening()
-    values = np.resize(["10", "3", "7"], len(labels))
-    split = from_column(with_column(embeddings, "fold", values), labels, "fold")
-    np.testing.assert_array_equal(split.fold, np.resize([2, 0, 1], len(labels)))
+    told = with_column(embeddings, "fold", np.resize(values, len(labels)))
+    split = from_column(told, labels, "fold")
+    np.testing.assert_array_equal(split.fold, np.resize(folds, len(labels)))
+
+
+def test_years_months_days_and_times_go_together():
+    written = ["2019", "2019-12-31T23:30:00-02:00", "2020-01-01 02:00", "2020/01/02", "2020-02"]
+    embeddings, labels = made([f"p{i:02d}" for i in range(40)]), np.repeat(["x", "y"], 20)
+    for earlier, later in combinations(written, 2):
+        told = with_column(embeddings, "when", np.resize([later, earlier], 40))
+        split = in_time(told, labels, "when", 0.5)
+        np.testing.assert_array_equal(split.fold, np.resize([0, TRAIN], 40))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "others"),
+    [("nan", "17"), ("inf", "17"), ("31.12.2019", "2020-01-01"), ("2020-13-01", "2020-01-01")],
+)
+def test_what_is_no_time_is_named(wrong, others):
+    embeddings, labels = screening()
+    values = np.full(len(labels), others)
+    values = np.where(np.arange(len(labels)) == 7, wrong, values)
+    told = with_column(embeddings, "day", values)
+    with pytest.raises(DataError, match=rf"in image0007 \({re.escape(wrong)}\) of 120 images"):
+        in_time(told, labels, "day", 0.3)
+
+
+def test_ties_in_time_stay_together_and_the_nearest_share_is_taken():
+    groups = [f"p{i:02d}" for i in range(20)]
+    years = np.repeat(["2001", "2002", "2003", "2004"], [8, 6, 4, 2])
+    embeddings, labels = with_column(made(groups), "year", years), np.array(["x", "y"] * 10)
+    for share, tested in ((0.01, 2), (0.15, 2), (0.25, 6), (0.4, 6), (0.5, 12)):
+        split = in_time(embeddings, labels, "year", share)
+        assert (split.fold == 0).sum() == tested
+        assert split.method == f"last {tested / 20:.0%} by year"
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         (["train", "tst"], "'tst' is neither"),
-        (["train", "train"], "to learn from and to test"),
+        (["train", *"abcd"], "'a', 'b', 'c' and 1 more is neither"),
+        (["train", "1"], "'1' is neither"),
+        (["1", "-2"], "'-2', '1' is neither"),
+        (["1", "²"], "is neither"),
+        (["0.5", "1"], "'0.5', '1' is neither"),
+        (["-1", "-1"], "to learn from and to test; its one value is '-1'"),
+        (["train", "train"], "to learn from and to test; its one value is 'train'"),
         (["test", "test"], "to learn from and to test"),
         (["", ""], "to learn from and to test"),
     ],
@@ -168,36 +228,118 @@ def test_leaks_are_what_sets_have_in_common(keys, data):
         if expected:
             assert found[kind].shared == len(expected)
             number = sum(
-                int(np.isin(column[test], list(set(column[train].tolist()) - {""})).sum())
-                for train, test in split
+                int(np.isin(column[test], list(set(column[others].tolist()) - {""})).sum())
+                for others, test in beside(split)
             )
             assert found[kind].images == number
-            for tested, learnt in found[kind].pairs:
-                one, other = (int(name.removeprefix("image")) for name in (tested, learnt))
+            for pair in found[kind].pairs:
+                one, other = (int(name.removeprefix("image")) for name in pair)
                 assert column[one] == column[other] != ""
+                assert split.fold[one] >= 0
+                assert split.fold[other] not in {split.fold[one], OUTSIDE}
 
 
+KINDS = {
+    "kfold": lambda e, y: kfold(e, y, 3, 5),
+    "kfold by site": lambda e, y: kfold(e, y, 2, 5, "site"),
+    "holdout": lambda e, y: holdout(e, y, 0.3, 5),
+    "holdout with validation": lambda e, y: with_validation(e, y, holdout(e, y, 0.3, 5), 0.3),
+    "site": lambda e, y: sites(e, y, "site"),
+    "time": lambda e, y: in_time(e, y, "day", 0.3),
+    "time with validation": lambda e, y: with_validation(e, y, in_time(e, y, "day", 0.3), 0.3),
+}
+
+
+def mixed(seed):
+    """Patients, exams and files that link images in chains; sites and dates that part them."""
+    rng = np.random.default_rng(seed)
+    n = 90
+    groups = [f"p{g}" if rng.random() < 0.9 else "" for g in rng.integers(0, 30, n)]
+    exams = [f"e{e}" if rng.random() < 0.5 else "" for e in rng.integers(0, 3 * n, n)]
+    files = rng.integers(0, 20 * n, n)
+    embeddings = made(groups, exams, files)
+    home = dict(zip(sorted(set(groups)), rng.choice([*"ABCD"], n), strict=False))
+    site = [home[g] if g and rng.random() < 0.95 else rng.choice([*"ABCD", ""]) for g in groups]
+    day = rng.integers(2000, 2012, n)
+    embeddings = with_column(with_column(embeddings, "site", site), "day", day)
+    return embeddings, rng.choice(["x", "y"], n), sets_of(groups, exams, files)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 10**6), kind=st.sampled_from(["kfold", "holdout", "site", "validation"]))
-def test_no_kind_leaks_but_by_image_and_by_exam(seed, kind):
-    embeddings, labels = screening(seed)
-    exams = [f"e{i // 2}" for i in range(len(labels))]
-    embeddings = with_column(embeddings, "exam", exams)
-    if kind == "kfold":
-        split = kfold(embeddings, labels, 4, seed)
-    elif kind == "site":
-        split = sites(embeddings, labels, "site")
-    else:
-        split = holdout(embeddings, labels, 0.3, seed)
-    if kind == "validation":
-        split = with_validation(embeddings, labels, split, 0.3)
-        aside = split.fold == VALIDATION
-        assert not set(embeddings.groups[aside]) & set(embeddings.groups[~aside])
+@given(seed=st.integers(0, 10**6))
+def test_no_kind_by_patient_leaks(kind, seed):
+    embeddings, labels, together = mixed(seed)
+    try:
+        split = KINDS[kind](embeddings, labels)
+    except DataError:
+        reject()
     assert leaks(embeddings, split) == []
-    for rows in sets_of(embeddings.groups, exams, range(len(labels))):
-        assert len(set(split.fold[list(rows)].tolist())) == 1
-    by_image = kfold(embeddings, labels, 4, seed, "image")
-    assert "patient" in {leak.kind for leak in leaks(embeddings, by_image)}
+    for rows in together:
+        assert len(set(split.fold[list(rows)].tolist()) - {OUTSIDE}) <= 1
+    for train, test in split:
+        assert set(labels[train].tolist()) == {"x", "y"}
+        assert len(test)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 10**6))
+def test_the_order_of_the_rows_does_not_matter(kind, seed):
+    embeddings, labels, _ = mixed(seed)
+    try:
+        split = KINDS[kind](embeddings, labels)
+    except DataError:
+        reject()
+    order = np.random.default_rng(seed).permutation(len(labels))
+    again = KINDS[kind](embeddings.take(order), labels[order])
+    np.testing.assert_array_equal(again.fold, split.fold[order])
+    assert (again.fingerprint, again.method) == (split.fingerprint, split.method)
+
+
+def test_by_image_and_by_exam_leak_what_they_part():
+    embeddings, labels = screening(1, images=4)
+    embeddings = with_column(embeddings, "exam", [f"e{i // 2}" for i in range(len(labels))])
+    found = {
+        by: {leak.kind for leak in leaks(embeddings, kfold(embeddings, labels, 4, 0, by))}
+        for by in ("patient", "exam", "image")
+    }
+    assert found == {"patient": set(), "exam": {"patient"}, "image": {"patient", "exam"}}
+
+
+def test_a_validation_side_that_knows_the_tested_leaks():
+    embeddings = made(["p", "p", "q", "r"])
+    split = Split("", embeddings.ids, np.array([0, VALIDATION, TRAIN, TRAIN]), 0)
+    (leak,) = leaks(embeddings, split)
+    assert str(leak).startswith("1 patient on both sides of the split (1 tested images; image0000")
+
+
+def test_a_validation_side_is_the_share_asked_for_of_what_was_learnt_from():
+    embeddings, labels = screening(patients=200)
+    before = holdout(embeddings, labels, 0.2, 0)
+    split = with_validation(embeddings, labels, before, 0.25)
+    np.testing.assert_array_equal(split.fold == 0, before.fold == 0)
+    aside = split.fold == VALIDATION
+    assert aside.sum() / (before.fold == TRAIN).sum() == pytest.approx(0.25, abs=0.02)
+    assert (labels[aside] == "x").mean() == pytest.approx((labels == "x").mean(), abs=0.05)
+    assert not set(embeddings.groups[aside]) & set(embeddings.groups[~aside])
+
+
+@pytest.mark.parametrize(
+    ("share", "split", "said"),
+    [
+        (0.0, "holdout", "validation share of 0.0; give more than 0"),
+        (0.6, "holdout", "validation share of 0.6; give more than 0 and at most 0.5"),
+        (0.0001, "holdout", "validation share of 0.0001 cannot be had of the"),
+        (0.2, "kfold", "each calibrates on the others"),
+        (0.2, "holdout with validation", "a validation side already"),
+    ],
+)
+def test_a_validation_side_that_cannot_be_is_one_line(share, split, said):
+    embeddings, labels = screening(patients=60)
+    before = KINDS[split](embeddings, labels)
+    with pytest.raises(DataError, match=said):
+        with_validation(embeddings, labels, before, share)
 
 
 def test_by_site_keeps_sites_whole():
@@ -217,7 +359,7 @@ def saved(embeddings, labels, repeats=2):
 def test_a_file_gives_back_what_was_saved_in_any_order(tmp_path: Path):
     embeddings, labels = screening()
     before = saved(embeddings, labels)
-    before.save(tmp_path / "s.json")
+    before.save(tmp_path / "s.json", labels)
     after = load_split(tmp_path / "s.json")
     assert (after.kind, after.by, after.label) == ("kfold", "patient", "y")
     assert after.fingerprint == before.fingerprint
@@ -252,7 +394,7 @@ def test_images_the_split_does_not_name_and_those_gone_are_counted():
 def test_a_changed_file_is_one_line(tmp_path: Path, damage, said):
     embeddings, labels = screening()
     file = tmp_path / "s.json"
-    saved(embeddings, labels).save(file)
+    saved(embeddings, labels).save(file, labels)
     told = json.loads(file.read_text())
     damage(told)
     file.write_text(json.dumps(told))
