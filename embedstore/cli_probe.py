@@ -69,7 +69,7 @@ def probe(
     force: Force = False,
     split: SplitFrom = "",
     allow_leak: AllowLeak = False,
-    folds: Folds = 5,
+    folds: Folds = None,
     test_share: TestShare = 0.0,
     repeats: Repeats = None,
     seed: Seed = 0,
@@ -102,7 +102,7 @@ def probe(
             "--save is of a head that takes an image's vector; use --fuse probabilities"
         )
     groupings = tuple(tuple(c.strip() for c in text.split(",")) for text in grouping or [])
-    parted = _split(split, repeats, test_share)
+    parted = _split(split, folds, repeats, test_share)
     bys = tuple(subgroups.By.parse(text) for text in by or [])
     heads = load_heads(head or ["logistic"], set_ or [])
     if grid and not sweep:
@@ -129,7 +129,16 @@ def probe(
             embeddings, texts = opened.read(spec), _texts(spec, prompt or [], text_backbone)
             for _, one, few in [job for job in jobs if job[0] == spec]:
                 how = Protocol(
-                    *(folds, test_share, seeds, seed, classes, tried.get(one.name), few, texts),
+                    *(
+                        folds or 5,
+                        test_share,
+                        seeds,
+                        seed,
+                        classes,
+                        tried.get(one.name),
+                        few,
+                        texts,
+                    ),
                     *(level, fuse, bys, calibrate, groupings, parted, allow_leak),
                 )
                 trial = judge(embeddings, label, one, one.name, how)
@@ -158,10 +167,16 @@ def probe(
         say(out, f"saved: {place}")
 
 
-def _split(given: str, repeats: int | None, test_share: float) -> SavedSplit | str | None:
-    """Take --split, which leaves nothing to --test-share and --repeats."""
-    if given and (test_share or repeats):
-        raise UsageError("--split says who is tested: leave --test-share and --repeats out")
+def _split(
+    given: str, folds: int | None, repeats: int | None, test_share: float
+) -> SavedSplit | str | None:
+    """Take --split, which leaves nothing to --folds, --repeats and --test-share."""
+    if folds and test_share:
+        raise UsageError("give --folds or --test-share, not both")
+    if given and (folds or repeats or test_share):
+        raise UsageError(
+            "--split says who is tested: leave --test-share, --folds and --repeats out"
+        )
     return split_from(given)
 
 

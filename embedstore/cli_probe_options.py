@@ -69,17 +69,19 @@ SplitFrom = Annotated[
     typer.Option(
         "--split",
         metavar="FILE|column[:NAME]",
-        help="In place of folds: a file made by `split`, or the table's own column of splits.",
+        help="In place of folds: a file made by `split`, or the column of the table that says it "
+        "(`split` or NAME).",
     ),
 ]
 AllowLeak = Annotated[
     bool,
     typer.Option(
         "--allow-leak",
-        help="Go on with a split that has patients on both sides; the report says so.",
+        help="Go on with a split that has patients, exams or files on both sides; the report says "
+        "so.",
     ),
 ]
-Folds = Annotated[int, typer.Option(help="Folds, by patient.", min=2)]
+Folds = Annotated[int | None, typer.Option(help="Folds, by patient; by default 5.", min=2)]
 TestShare = Annotated[
     float, typer.Option(help="One holdout of this share instead of folds.", min=0, max=0.5)
 ]

@@ -86,7 +86,9 @@ def split(
         made = [with_validation(embeddings, labels, s, validation_share, by) for s in made]
     saved = SavedSplit(kind, by, label, tuple(made))
     saved.save(to, labels, force)
-    out.print(split_table(made[0], labels, embeddings.groups))
+    values = embeddings.columns[column] if kind == "site" else None
+    names = [str(values[test[0]]) for _, test in made[0]] if values is not None else ()
+    out.print(split_table(made[0], labels, embeddings.groups, names))
     if outside := int((made[0].fold == OUTSIDE).sum()):
         say(out, f"note: {outside} images outside the split: {_WHY_OUTSIDE[kind]}")
     if untested := sorted(set(labels.tolist()) - set(labels[made[0].fold >= 0].tolist())):

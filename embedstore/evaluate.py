@@ -26,10 +26,10 @@ from embedstore.metrics import Draws
 from embedstore.metrics.counts import confusion
 from embedstore.scoring import Grouping, scores, subgroups
 from embedstore.split_columns import from_column
-from embedstore.split_files import SavedSplit
+from embedstore.split_files import SavedSplit, fingerprint_of
 from embedstore.splits import check_classes, check_sides, holdout, kfold, linked
 from embedstore.subgroups import By
-from embedstore.types import VALIDATION, Embeddings, Floats, Report, Split
+from embedstore.types import OUTSIDE, VALIDATION, Embeddings, Floats, Report, Split
 from embedstore.types import Sides as LeftRight
 
 
@@ -155,7 +155,7 @@ def judge(
         label=label,
         classes=run.classes,
         split=_said(run.splits),
-        split_fingerprint=run.splits[0].fingerprint,
+        split_fingerprint=fingerprint_of(run.splits if how.split else run.splits[:1]),
         metrics=scores(scored, run.classes, how.seed, how.groupings),
         confusion=_confusion(tested.truth, tested.runs[0]),
         n_train=_mean_number(train for train, _ in run.sides),
@@ -301,7 +301,9 @@ def _splits(
     if how.split is None:
         return [kfold(embeddings, labels, how.folds, s) for s in seeds], "", ()
     if isinstance(how.split, str):
-        splits, notes = [from_column(embeddings, labels, how.split)], _NOTHING
+        splits = [from_column(embeddings, labels, how.split)]
+        empty = int((splits[0].fold == OUTSIDE).sum())
+        notes = (f"{empty} images without {how.split} left out",) if empty else _NOTHING
     else:
         splits, notes = how.split.on(embeddings)
     check_classes(labels, np.arange(len(labels)))
@@ -314,6 +316,9 @@ def _splits(
             f"the split leaks: {leak}; make one by patient with `embedstore split`, or go on with "
             f"--allow-leak, and the report says so"
         )
+    tested = np.any([split.fold >= 0 for split in splits], axis=0)
+    if untested := sorted(set(labels.tolist()) - set(labels[tested].tolist())):
+        notes += (f"never tested: {', '.join(untested)}",)
     return splits, leak, notes
 
 

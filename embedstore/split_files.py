@@ -52,7 +52,10 @@ class SavedSplit:
         places = {name: i for i, name in enumerate(ids.tolist())}
         at = np.array([places.get(name, -1) for name in embeddings.ids.tolist()])
         if (at < 0).all():
-            raise DataError("the split names none of these images: it is of another store")
+            raise DataError(
+                "the split names none of these images, so it is of another store: make one of "
+                "this with `embedstore split`"
+            )
         notes = []
         if strange := int((at < 0).sum()):
             notes.append(f"{strange} images that the split does not name are left out")
@@ -63,7 +66,10 @@ class SavedSplit:
             fold = np.where(at >= 0, split.fold[at], OUTSIDE).astype(np.intp)
             made = Split(split.method, embeddings.ids, fold, split.seed)
             if fold.max() < 0 or any(not len(a) or not len(b) for a, b in made):
-                raise DataError("of these images the split leaves a side of a fold empty")
+                raise DataError(
+                    "of the images with a label and vector, the split leaves a side of a fold "
+                    "empty: make it anew with `embedstore split`"
+                )
             out.append(made)
         return out, tuple(notes)
 
@@ -148,7 +154,9 @@ def load_split(file: Path) -> SavedSplit:
         if len(set(told["ids"])) < len(ids) or not splits or not len(ids):
             raise ValueError("no ids, or one twice")
         if saved.fingerprint != told["fingerprint"]:
-            raise UsageError(f"{file}: changed since it was made; make it anew: embedstore split")
+            raise UsageError(
+                f"{file}: changed since it was made; make it anew with `embedstore split --force`"
+            )
     except FileNotFoundError as error:
         raise UsageError(f"{file}: no such split; make one with `embedstore split`") from error
     except OSError as error:

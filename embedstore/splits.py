@@ -27,7 +27,7 @@ def linked(embeddings: Embeddings, by: str = "patient") -> NDArray[np.intp]:
     Raises
     ------
     UsageError
-        There is no such column.
+        There is no such column, or no exam is known.
     """
     if by == "image":
         return np.arange(len(embeddings))
@@ -53,11 +53,13 @@ def linked(embeddings: Embeddings, by: str = "patient") -> NDArray[np.intp]:
 
 def _linking(embeddings: Embeddings, by: str) -> list[NDArray[np.str_]]:
     if by == "exam":
+        if not (embeddings.columns.get("exam", np.array("")) != "").any():
+            raise UsageError("no image has an exam to split by; leave it to patients")
         return []
     if by == "patient":
         return [embeddings.groups]
     if by not in embeddings.columns:
-        known = ", ".join(("patient", "exam", "image", *embeddings.columns))
+        known = ", ".join(dict.fromkeys(("patient", "exam", "image", *embeddings.columns)))
         raise UsageError(f"no column {by!r} to split by; there are {known}")
     return [embeddings.groups, embeddings.columns[by]]
 

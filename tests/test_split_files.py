@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
@@ -185,7 +187,11 @@ def test_what_cannot_be_split_is_one_line():
     embeddings, labels = screening()
     with pytest.raises(UsageError, match="no column 'hospital'"):
         sites(embeddings, labels, "hospital")
-    with pytest.raises(DataError, match="1 value only"):
+    with pytest.raises(UsageError, match="no image has an exam"):
+        kfold(embeddings, labels, 4, 0, "exam")
+    with pytest.raises(UsageError, match="no column 'ward'.* patient, exam, image, site, day$"):
+        kfold(embeddings, labels, 4, 0, "ward")
+    with pytest.raises(DataError, match="patients of 1 value only, 'A'"):
         sites(with_column(embeddings, "site", np.full(len(labels), "A")), labels, "site")
     days = embeddings.columns["day"].copy()
     days[[3, 5]] = ["soon", ""]
@@ -370,6 +376,42 @@ def test_a_file_gives_back_what_was_saved_in_any_order(tmp_path: Path):
         np.testing.assert_array_equal(one.fold, other.fold[order])
 
 
+def test_a_file_is_plain_and_the_same_for_any_order_of_rows(tmp_path: Path):
+    embeddings, labels = screening()
+    rng = np.random.default_rng(1)
+    for name in ("one", "other"):
+        order = rng.permutation(len(labels))
+        made_here = saved(embeddings.take(order), labels[order])
+        made_here.save(tmp_path / name, labels[order])
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    told = json.loads((tmp_path / "one").read_text())
+    rows = [embeddings.ids.tolist().index(name) for name in told["ids"]]
+    assert sorted(rows) == list(range(len(labels)))
+    for repeat, split in zip(told["repeats"], saved(embeddings, labels).splits, strict=True):
+        assert repeat["seed"] == split.seed
+        assert repeat["fold"] == split.fold[rows].tolist()
+        pairs = Counter(zip(split.fold.astype(str).tolist(), labels.tolist(), strict=True))
+        of = repeat["counts"]
+        assert {(k, name): n for k in of for name, n in of[k].items()} == pairs
+
+
+def test_fingerprint_of_one_split_is_its_own_and_of_several_that_of_all():
+    embeddings, labels = screening()
+    one, two = saved(embeddings, labels, 1), saved(embeddings, labels, 2)
+    assert one.fingerprint == one.splits[0].fingerprint
+    assert two.fingerprint not in {s.fingerprint for s in two.splits}
+    turned = replace(two, splits=two.splits[::-1])
+    assert turned.fingerprint != two.fingerprint
+
+
+def test_what_is_outside_changes_no_fingerprint():
+    embeddings, labels = screening()
+    known = saved(embeddings.take(np.arange(100)), labels[:100], 1)
+    (split,), _ = known.on(embeddings)
+    assert (split.fold == OUTSIDE).sum() == 20
+    assert split.fingerprint == known.fingerprint
+
+
 def test_images_the_split_does_not_name_and_those_gone_are_counted():
     embeddings, labels = screening()
     known = saved(embeddings.take(np.arange(100)), labels[:100])
@@ -389,6 +431,11 @@ def test_images_the_split_does_not_name_and_those_gone_are_counted():
         (lambda d: d.__setitem__("format", 9), "format 9"),
         (lambda d: d.pop("repeats"), "damaged"),
         (lambda d: d["repeats"][0].__setitem__("fold", "abc"), "damaged"),
+        (lambda d: d["repeats"][0]["fold"].append(0), "damaged"),
+        (lambda d: d["ids"].__setitem__(1, d["ids"][0]), "damaged"),
+        (lambda d: d["repeats"].clear(), "damaged"),
+        (lambda d: d["repeats"][0].__setitem__("fold", 7), "changed since"),
+        (lambda d: d["repeats"].pop(), "changed since"),
     ],
 )
 def test_a_changed_file_is_one_line(tmp_path: Path, damage, said):
@@ -405,9 +452,12 @@ def test_a_changed_file_is_one_line(tmp_path: Path, damage, said):
 def test_no_file_or_another_stores_is_one_line(tmp_path: Path):
     with pytest.raises(UsageError, match="no such split"):
         load_split(tmp_path / "none.json")
-    (tmp_path / "x.json").write_text("[1")
-    with pytest.raises(UsageError, match="not a split"):
-        load_split(tmp_path / "x.json")
+    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+        load_split(tmp_path)
+    for content in (b"[1", b"[1]", b"{}", b"\xff\xfe", b"[" * 100_000):
+        (tmp_path / "x.json").write_bytes(content)
+        with pytest.raises(UsageError, match="not a split"):
+            load_split(tmp_path / "x.json")
     embeddings, labels = screening()
     other = replace(embeddings, ids=np.char.add("z", embeddings.ids))
     with pytest.raises(DataError, match="of another store"):
@@ -486,26 +536,97 @@ def test_one_holdout_alone_has_nothing_to_calibrate_on():
         evaluate(cohort(2), "y", LogisticProbe, "l", test_share=0.3, calibrate=True)
 
 
-def test_the_commands(films: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    store, file = tmp_path / "s.zarr", tmp_path / "split.json"
-    _run(["extract", str(films), "--store", str(store), "--backbone", "statistics"], False)
-    say = ["split", str(store), "--label", "tissue", "--folds", "2", "--out", str(file)]
-    assert _run(say, False) == 0
-    assert _run(say, False) == 2
-    assert "is there already" in capfd.readouterr().err
+@pytest.fixture
+def store(films: Path, tmp_path: Path) -> Path:
+    """Two films of each of six patients; a column that parts patients, and some that do not."""
+    table = pl.read_csv(films)
+    numbers = [int(p.removeprefix("pat")) for p in table["patient"]]
+    table.with_columns(
+        pl.Series("split", ["Train", "test"] * 6),
+        pl.Series("arm", ["holdout" if n > 3 else "training" for n in numbers]),
+        pl.Series("hospital", ["north" if n < 2 else "south" for n in numbers]),
+        pl.Series("day", [f"2020-0{n + 1}-01" for n in numbers]),
+    ).write_csv(films)
+    path = tmp_path / "s.zarr"
+    assert (
+        _run(["extract", str(films), "--store", str(path), "--backbone", "statistics"], False) == 0
+    )
+    return path
+
+
+def test_probe_goes_by_the_file_that_split_wrote(store: Path, capfd: pytest.CaptureFixture[str]):
+    file = store.with_name("split.json")
     probe = ["probe", str(store), "--label", "tissue", "--json"]
-    assert _run([*probe, "--split", str(file)], False) == 0
-    (report,) = json.loads(capfd.readouterr().out)
-    assert report["split_fingerprint"] == load_split(file).splits[0].fingerprint
-    assert _run([*say, "--by", "image", "--force"], False) == 0
-    leaky = "LEAK: " in capfd.readouterr().out
-    code = _run([*probe, "--split", str(file)], False)
-    assert code == (2 if leaky else 0)
+    say = ["split", str(store), "--label", "tissue", "--out", str(file), "--force"]
+    for kind, tested, learnt in (
+        (["--folds", "3"], 6, 4),
+        (["--kind", "holdout", "--test-share", "0.34"], 2, 4),
+        (["--kind", "site", "--column", "hospital"], 6, 3),
+        (["--kind", "time", "--column", "day", "--test-share", "0.3"], 2, 4),
+        (["--kind", "column", "--column", "arm"], 2, 4),
+    ):
+        assert _run([*say, *kind], False) == 0
+        capfd.readouterr()
+        assert _run([*probe, "--split", str(file)], False) == 0
+        (report,) = json.loads(capfd.readouterr().out)
+        told = json.loads(file.read_text())
+        assert report["split_fingerprint"] == told["fingerprint"]
+        assert report["split"] == told["repeats"][0]["method"]
+        assert (report["n_patients"], report["n_train_patients"]) == (tested, learnt)
+        assert report["n_train"] == 2 * learnt
+
+
+def test_probe_refuses_what_leaks_and_stamps_what_is_forced(
+    store: Path, capfd: pytest.CaptureFixture[str]
+):
+    file = store.with_name("split.json")
+    said = "6 patients on both sides of the split (6 tested images; film01 and film00, say)"
+    say = ["split", str(store), "--label", "tissue", "--kind", "column", "--out", str(file)]
+    assert _run(say, False) == 0
+    assert f"LEAK: {said}" in capfd.readouterr().out
+    for split in (str(file), "column", "column:split"):
+        probe = ["probe", str(store), "--label", "tissue", "--split", split]
+        assert _run(probe, False) == 2
+        shown = capfd.readouterr()
+        assert shown.err.startswith("error: ")
+        assert shown.err.count("\n") == 1
+        assert said in shown.err
+        assert "--allow-leak" in shown.err
+        assert shown.out == ""
+        assert _run([*probe, "--allow-leak", "--json"], False) == 0
+        assert json.loads(capfd.readouterr().out)[0]["leak"] == said
+        assert _run([*probe, "--allow-leak"], False) == 0
+        assert "THE SPLIT LEAKS: 6 patients" in capfd.readouterr().out
+    assert _run([*probe[:-1], "column:arm"], False) == 0
+    assert "LEAKS" not in capfd.readouterr().out
+
+
+def test_what_split_cannot_do_is_one_line(store: Path, capfd: pytest.CaptureFixture[str]):
+    file = store.with_name("split.json")
+    say = ["split", str(store), "--label", "tissue", "--folds", "2", "--out", str(file)]
     for wrong, said in (
         (["--kind", "site"], "needs --column"),
         (["--kind", "fancy"], "--kind"),
         (["--kind", "time", "--column", "when"], "no column 'when'"),
-        (["--kind", "time", "--column", "when", "--repeats", "2"], "same for every seed"),
+        (["--kind", "time", "--column", "hospital"], "nor a date such as 2024-03-31, in film00"),
+        (["--kind", "time", "--column", "day", "--repeats", "2"], "same for every seed"),
+        (["--kind", "site", "--column", "view"], "patients of 0 value only"),
+        (["--kind", "site", "--column", "tissue"], "would train without class"),
+        (["--kind", "site", "--column", "hospital", "--by", "exam"], "leave --by out"),
+        (["--by", "exam"], "no image has an exam"),
+        (["--column", "arm"], "takes no --column"),
+        (["--folds", "7"], "7 folds of 6 patients; give 2 to 6"),
+        (["--validation-share", "0.2"], "calibrates on the others"),
+        (["--kind", "holdout", "--validation-share", "0.01"], "cannot be had of the"),
+        (["--kind", "column", "--column", "hospital"], "'north', 'south' is neither train, val"),
     ):
-        assert _run([*say, "--force", *wrong], False) in {1, 2}
-        assert said in capfd.readouterr().err
+        assert _run([*say, *wrong], False) in {1, 2}
+        error = capfd.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+        assert not file.exists()
+    assert _run(say, False) == 0
+    before = file.read_bytes()
+    assert _run([*say, "--seed", "1"], False) == 2
+    assert "is there already" in capfd.readouterr().err
+    assert file.read_bytes() == before

@@ -37,8 +37,8 @@ def probe_table(reports: Sequence[Report], metrics: Sequence[str] = SHOWN) -> Ta
     first = reports[0]
     table = Table(
         title=f"{escape(first.label)}: {first.split}, {_tested(first)}",
-        caption="below each score its 95 % interval from resampling patients; floor: the best that "
-        "answering without looking gets",
+        caption=f"{_learnt(reports)}\nbelow each score its 95 % interval from resampling "
+        "patients; floor: the best that answering without looking gets",
         show_lines=True,
     )
     table.add_column("backbone", overflow="fold")
@@ -58,6 +58,16 @@ def probe_table(reports: Sequence[Report], metrics: Sequence[str] = SHOWN) -> Ta
         table.caption = f"THE SPLIT LEAKS: {escape(leak)}\n{table.caption}"
     table.add_row("floor", "", *[f"{first.metrics[name].floor:.3f}" for name in metrics])
     return table
+
+
+def _learnt(reports: Sequence[Report]) -> str:
+    """Say by which split, and from how much a head learnt where that is the same for all."""
+    first = reports[0]
+    split = f"split {first.split_fingerprint}"
+    if len({(r.n_train, r.n_train_patients) for r in reports}) > 1:
+        return split
+    of = "image" if first.fuse in {"", "probabilities"} else first.level
+    return f"{split}: {first.n_train} {of}s of {first.n_train_patients} patients learnt from"
 
 
 def _tested(report: Report) -> str:
@@ -128,13 +138,19 @@ def sides_table(report: Report) -> Table:
     return table
 
 
-def split_table(split: Split, labels: NDArray[np.str_], groups: NDArray[np.str_]) -> Table:
-    """One row for each fold and for what no fold tests, with images, patients and classes."""
+def split_table(
+    split: Split, labels: NDArray[np.str_], groups: NDArray[np.str_], folds: Sequence[str] = ()
+) -> Table:
+    """One row for each fold and for what no fold tests, with images, patients and classes.
+
+    `folds` are their names, where they have any.
+    """
     classes = np.unique(labels).tolist()
     table = Table(title=escape(f"{split.method}, seed {split.seed}"))
     for title in ("", "images", "patients", *classes):
         table.add_column(escape(title), justify="right" if title else "left")
     names = {TRAIN: "training only", VALIDATION: "validation", OUTSIDE: "outside"}
+    names |= dict(enumerate(folds))
     for fold in [*range(int(split.fold.max()) + 1), TRAIN, VALIDATION, OUTSIDE]:
         rows = split.fold == fold
         if not rows.any():
@@ -143,7 +159,7 @@ def split_table(split: Split, labels: NDArray[np.str_], groups: NDArray[np.str_]
         name = names.get(fold, f"fold {fold}" if several else "test")
         patients = len(np.unique(groups[rows & (groups != "")])) + int((groups[rows] == "").sum())
         counts = [str(int((labels[rows] == c).sum())) for c in classes]
-        table.add_row(name, str(int(rows.sum())), str(patients), *counts)
+        table.add_row(escape(name), str(int(rows.sum())), str(patients), *counts)
     return table
 
 
