@@ -21,6 +21,8 @@ from test_evaluate import cohort
 
 from embedstore import phantoms
 from embedstore.cli import _run
+from embedstore.split_files import SavedSplit
+from embedstore.splits import kfold
 from embedstore.types import BackboneRequest, Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +66,7 @@ def test_the_guides_backbone_is_a_backbone() -> None:
         "CONTRIBUTING.md",
         *("docs/store.md", "docs/offline.md", "docs/dicom.md", "docs/python.md"),
         *("docs/extraction.md", "docs/probes.md", "docs/scores.md", "docs/audit.md"),
+        "docs/splits.md",
     ],
 )
 def test_every_link_leads_somewhere(document: str) -> None:
@@ -80,7 +83,7 @@ def test_every_option_named_exists() -> None:
         for name in (
             "README.md",
             *(f"docs/{n}.md" for n in ("audit", "dicom", "extraction")),
-            *(f"docs/{n}.md" for n in ("probes", "python", "scores")),
+            *(f"docs/{n}.md" for n in ("probes", "python", "scores", "splits")),
         )
     )
     for option in set(re.findall(r"`(--[a-z-]+)", text)):
@@ -114,6 +117,19 @@ def test_the_notebook_s_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     np.testing.assert_array_equal(pl.read_parquet("films.parquet")["embedding"].to_numpy(), raw)
     assert names["picture"].shape[0] == 3
     assert names["dataset"].classes == ("A", "B", "C", "D")
+
+
+def test_the_splits_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    embeddings = cohort(4)
+    labels = embeddings.columns["y"]
+    split = kfold(embeddings, labels, 3, 0)
+    SavedSplit("kfold", "patient", "y", (split,)).save(Path("split.json"), labels)
+    names: dict[str, Any] = {"embeddings": embeddings}
+    exec(blocks("docs/splits.md")[0], names)
+    np.testing.assert_array_equal(names["splits"][0].fold, split.fold)
+    np.testing.assert_array_equal(names["test"], np.flatnonzero(split.fold == 2))
+    assert names["notes"] == ()
 
 
 def test_the_scores_snippet_runs() -> None:
