@@ -87,7 +87,7 @@ class SavedSplit:
             splits.append(Split(split.method, of.ids, fold, split.seed))
         return SavedSplit(self.kind, self.by, self.label, tuple(splits))
 
-    def save(self, file: Path, labels: NDArray[np.str_], force: bool = False) -> None:
+    def save(self, file: Path | str, labels: NDArray[np.str_], force: bool = False) -> None:
         """Write the file, in one step; one that is there is replaced only with `force`.
 
         It is the same, byte by byte, for any order of the rows.
@@ -115,7 +115,7 @@ class SavedSplit:
             ],
             "ids": self.splits[0].ids[order].tolist(),
         }
-        with put(file, force) as fresh:
+        with put(Path(file), force) as fresh:
             fresh.write_text(json.dumps(described) + "\n")
 
 
@@ -130,7 +130,7 @@ def _counts(split: Split, labels: NDArray[np.str_]) -> dict[str, dict[str, int]]
     return {str(k): dict(sorted(Counter(labels[split.fold == k].tolist()).items())) for k in folds}
 
 
-def load_split(file: Path) -> SavedSplit:
+def load_split(file: Path | str) -> SavedSplit:
     """Read what `SavedSplit.save` wrote.
 
     Raises
@@ -139,7 +139,7 @@ def load_split(file: Path) -> SavedSplit:
         There is no such file, or it is no split, of a newer format, or changed since.
     """
     try:
-        told = json.loads(file.read_text())
+        told = json.loads(Path(file).read_text())
         if told["format"] != FORMAT:
             raise UsageError(
                 f"{file}: is of split format {told['format']}, and this embedstore reads "
