@@ -2,7 +2,9 @@
 
 import json
 import re
+import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -129,7 +131,17 @@ def test_fold_numbers_are_folds(values, folds):
     np.testing.assert_array_equal(split.fold, np.resize(folds, len(labels)))
 
 
-def test_years_months_days_and_times_go_together():
+@pytest.fixture(params=["America/New_York", "Asia/Tokyo"])
+def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("zone")
+def test_years_months_days_and_times_go_together_wherever_the_machine_is():
     written = ["2019", "2019-12-31T23:30:00-02:00", "2020-01-01 02:00", "2020/01/02", "2020-02"]
     embeddings, labels = made([f"p{i:02d}" for i in range(40)]), np.repeat(["x", "y"], 20)
     for earlier, later in combinations(written, 2):
