@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,7 @@ def probe(
     from embedstore.evaluate import Protocol, judge
     from embedstore.heads import grids, load_heads
     from embedstore.levels import FUSIONS, LEVELS
+    from embedstore.metrics import refuse_unknown
     from embedstore.report.progress import progress
     from embedstore.report.reliability import draw_reliability, refuse_diagram
     from embedstore.report.table import SHOWN, probe_table, sides_table, subgroup_table
@@ -101,6 +103,11 @@ def probe(
         raise UsageError(
             "--save is of a head that takes an image's vector; use --fuse probabilities"
         )
+    if level == "image" and fuse != "probabilities":
+        raise UsageError(f"--fuse {fuse} needs a --level above the image")
+    if label in {text.partition(":")[0] for text in by or []}:
+        raise UsageError(f"--by {label} is what is predicted: every group would be of one class")
+    refuse_unknown(metric or [])
     groupings = tuple(tuple(c.strip() for c in text.split(",")) for text in grouping or [])
     parted = _split(split, folds, repeats, test_share)
     bys = tuple(subgroups.By.parse(text) for text in by or [])
@@ -121,9 +128,11 @@ def probe(
     jobs = list(_jobs(specs, heads, curve))
     if reliability:
         refuse_diagram(reliability, force)
+    _refuse_reference(reference, specs, heads)
     places = _places(save, force, specs, heads)
     reports: list[Report] = []
     contenders: dict[str, Answered] = {}
+    saving: list[Callable[[], None]] = []  # once the scores are printed: they are not lost then
     with progress(err, "probing", "evaluations") as show:
         for spec in specs:
             embeddings, texts = opened.read(spec), _texts(spec, prompt or [], text_backbone)
@@ -145,7 +154,8 @@ def probe(
                 report = replace(trial.report, notes=trial.report.notes + opened.notes(spec))
                 if save:
                     precision = str(opened.provenance[spec.key]["precision"])
-                    _save(places[spec.key, one.name], one, trial, how, report, precision, force)
+                    place = places[spec.key, one.name]
+                    saving.append(partial(_save, place, one, trial, how, report, precision, force))
                 reports.append(report)
                 contenders[_named(report, contenders)] = trial.scored
                 show(len(reports), len(jobs))
@@ -154,6 +164,8 @@ def probe(
     if as_json:
         # a plug-in's parameters may be anything
         print(json.dumps([r.to_dict() for r in reports], indent=2, default=str))
+        for one_saved in saving:
+            one_saved()
         return
     shown = _shown(metric, SHOWN, reports, groupings)
     out.print(probe_table(reports, shown))
@@ -163,8 +175,17 @@ def probe(
     for report in (r for r in reports if r.sides):
         out.print(sides_table(report))
     _tell(reports)
-    for place in places.values():
+    for one_saved, place in zip(saving, places.values(), strict=True):
+        one_saved()
         say(out, f"saved: {place}")
+
+
+def _refuse_reference(reference: str, specs: Sequence[Spec], heads: Sequence[Head]) -> None:
+    """Refuse a reference that is none of the contenders, before the work."""
+    names = [f"{s.backbone}/{h.name}" for s in specs for h in heads]
+    stem = reference.partition(", ")[0]
+    if reference and not any(n == stem or n.endswith(f"/{stem}") for n in names):
+        raise UsageError(f"--reference {reference}: give one of {', '.join(names)}")
 
 
 def _split(
@@ -261,6 +282,12 @@ def _places(
     from embedstore.saved import refuse_place
 
     several = len(specs) * len(heads) > 1
+    for head in heads:
+        if not hasattr(head(), "predict_proba"):
+            raise UsageError(
+                f"--save: {head.name} has no probabilities of its own, and what gives it some is "
+                f"not saved; leave it or --save out"
+            )
     places = {
         (s.key, h.name): save / f"{s.backbone}-{s.key[:6]}-{h.name}" if several else save
         for s in specs

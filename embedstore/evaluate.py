@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,16 +13,17 @@ from numpy.typing import NDArray
 
 from embedstore.answered import Answered
 from embedstore.calibration import fit_temperature
-from embedstore.choose import Chosen, Grid, Sides, answers, at_the_edge, chosen
-from embedstore.classes import numeric, order_of
+from embedstore.choose import Chosen, Grid, Sides, answers, chosen
+from embedstore.classes import order_of
 from embedstore.errors import DataError, UsageError
 from embedstore.few import Few
 from embedstore.fitted import Answers, Fitted, fit
 from embedstore.leaks import leaks
-from embedstore.levels import FUSIONS, LEVELS, differing_note, fused, units
+from embedstore.levels import FUSIONS, LEVELS, differing_note, fused, missing_notes, units
 from embedstore.levels import sides as left_right
 from embedstore.metrics import Draws
 from embedstore.metrics.counts import confusion
+from embedstore.remarks import grid_notes, image_notes, order_note, subgroup_notes
 from embedstore.scoring import Grouping, scores, subgroups
 from embedstore.split_columns import from_column
 from embedstore.split_files import SavedSplit, fingerprint_of
@@ -162,8 +162,9 @@ def judge(
         n_test=len(tested.ids),
         n_patients=len(np.unique(tested.groups)),
         seconds=time.monotonic() - began,
-        notes=(*run.notes, *noted, *_order_note(run.classes, how.order))
-        + _grid_notes(f"{run.images.spec.backbone}, {name}", how.grid, run.found),
+        notes=(*run.notes, *noted, *subgroup_notes(scored, how.by))
+        + order_note(run.classes, how.order)
+        + grid_notes(f"{run.images.spec.backbone}, {name}", how.grid, run.found),
         chosen=tuple(dict(c.parameters) for c in run.found) if how.grid else (),
         few=str(how.few) if how.few else "",
         n_train_patients=_mean_number(run.answered.groups[train] for train, _ in run.sides),
@@ -208,7 +209,7 @@ def _run(
     columns = {"patient": kept.groups, **kept.columns}
     folds = tuple(split.fold for split in splits)
     answered = Answered(kept.ids, truth, groups, columns, runs, folds)
-    notes = (*_notes(kept, left_out, label), *fusing, *outside)
+    notes = (*image_notes(kept, left_out, label), *fusing, *outside)
     return _Run(kept, classes, make, splits, sides, found, answered, leak, notes)
 
 
@@ -243,7 +244,8 @@ def _fused(
     _, differ = of.agreed(embeddings.columns[label])
     if isinstance(how.split, SavedSplit):
         how = replace(how, split=how.split.at(of, embeddings.ids))
-    return made, how, notes + differing_note(of, differ, label)
+    notes += differing_note(of, differ, label) + missing_notes(embeddings, how.level)
+    return made, how, notes
 
 
 def _scored(
@@ -257,7 +259,13 @@ def _scored(
         of = units(run.images, how.level)
         scored, differ = answered.at(of, answered.columns[label])
         lateral = left_right(run.images, of, answered.runs[0], answered.tested, run.classes)
-        notes = differing_note(of, differ, label)
+        notes = differing_note(of, differ, label) + missing_notes(run.images, how.level)
+        if len(left := np.unique(scored.truth[scored.tested])) < 2:
+            raise DataError(
+                f"at the level of the {how.level} {label} has one value left, "
+                f"{', '.join(run.classes[c] for c in left) or 'none'}: it differs within the "
+                f"others; score a finer level"
+            )
     if not how.calibrate:
         return scored, lateral, notes
     tempered = scored.calibrated()
@@ -386,38 +394,3 @@ def _confusion(
     once = Draws(np.ones((1, len(truth)), np.uint16), np.arange(len(truth)))
     counts = confusion(truth, probabilities.argmax(axis=1), probabilities.shape[1], once)
     return tuple(tuple(int(v) for v in row) for row in counts[0])
-
-
-def _notes(embeddings: Embeddings, left_out: int, label: str) -> tuple[str, ...]:
-    notes = []
-    if left_out:
-        notes.append(f"{left_out} images without {label} left out")
-    if unknown := int((embeddings.groups == "").sum()):
-        notes.append(f"patients unknown for {unknown} images: each counts as a patient of its own")
-    return tuple(notes)
-
-
-def _order_note(classes: tuple[str, ...], order: tuple[str, ...]) -> tuple[str, ...]:
-    if order or len(classes) < 3 or numeric(classes):
-        return ()
-    return (
-        f"quadratic kappa takes the classes in alphabetical order: {', '.join(classes)}; "
-        f"give the clinical order with --order",
-    )
-
-
-def _grid_notes(name: str, grid: Grid | None, found: Sequence[Chosen]) -> tuple[str, ...]:
-    """Say what was chosen how often, and what may have been chosen for want of more."""
-    if not grid:
-        return ()
-    notes = []
-    for parameter in grid:
-        often = Counter(repr(c.parameters[parameter]) for c in found).most_common()
-        said = ", ".join(f"{value} in {n}" for value, n in often)
-        notes.append(f"{name}: {parameter} as chosen for each of {len(found)} folds: {said}")
-    for parameter, end in at_the_edge(grid, [c.parameters for c in found]).items():
-        notes.append(
-            f"{name}: {parameter} is mostly {end!r}, the edge of what was tried; a wider --grid "
-            f"may do better"
-        )
-    return tuple(notes)

@@ -74,7 +74,10 @@ def units(embeddings: Embeddings, level: str) -> Units:
     patients = np.where(embeddings.groups != "", embeddings.groups, embeddings.ids)
     for part in _PARTS[level]:
         if part in of and not (of[part] != "").any():
-            raise DataError(f"no image has a known {part}, which --level {level} needs")
+            raise DataError(
+                f"no image has a known {part}, which --level {level} needs: give the column when "
+                f"extracting (--column {part}=NAME), or score another level"
+            )
     exams = np.where(of["exam"] != "", of["exam"], patients)
     columns = {**of, "exam": exams, "patient": patients, "id": embeddings.ids}
     parts = list(zip(*(columns[p].tolist() for p in _PARTS[level]), strict=True))
@@ -127,7 +130,9 @@ def _concatenated(
     unknown = np.full(len(embeddings), "")
     names = [n for n in ("laterality", "view") if n not in _PARTS[of.level]]
     parts = [embeddings.columns.get(n, unknown).tolist() for n in names]
-    slots = np.array([" ".join(p for p in pair if p) for pair in zip(*parts, strict=True)])
+    parts = [p for p in parts if any(p)]
+    whole_names = [" ".join(pair) if all(pair) else "" for pair in zip(*parts, strict=True)]
+    slots = np.array(whole_names or [""] * len(embeddings))
     found = [s for s in np.unique(slots).tolist() if s]
     if len(found) < 2:
         raise DataError(
@@ -175,6 +180,22 @@ def sides(
     np.add.at(counts, (left, right), 1)
     apart = of.ids[both][left != right]
     return Sides(tuple(tuple(map(int, row)) for row in counts), tuple(map(str, apart.tolist())))
+
+
+def missing_notes(embeddings: Embeddings, level: str) -> tuple[str, ...]:
+    """Say how many images lack a part of what the level is made of; they are units by themselves.
+
+    Of the sides and views that "concat" puts side by side, they are none.
+    """
+    notes = []
+    for part in ("laterality", "view"):
+        values = embeddings.columns.get(part, np.full(len(embeddings), ""))
+        missing = int((values == "").sum())
+        if missing and part in _PARTS[level]:
+            notes.append(f"{missing} images without a {part} are taken for a {level} of their own")
+        elif 0 < missing < len(values) and part == "laterality":
+            notes.append(f"{missing} images without a laterality are of neither side")
+    return tuple(notes)
 
 
 def differing_note(of: Units, differ: NDArray[np.bool_], label: str) -> tuple[str, ...]:

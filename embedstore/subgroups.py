@@ -73,9 +73,11 @@ def _banded(column: str, values: NDArray[np.str_], edges: Sequence[float]) -> ND
         if not value:
             continue
         try:
-            out[i] = names[int(np.searchsorted(edges, float(value), side="right"))]
+            number = float(value)
         except ValueError as error:
             raise DataError(f"--by {column}: bands want numbers, not {value!r}") from error
+        if not np.isnan(number):
+            out[i] = names[int(np.searchsorted(edges, number, side="right"))]
     return out
 
 

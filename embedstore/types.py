@@ -301,8 +301,10 @@ class Score:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Score:
         """Read what `dataclasses.asdict` gave, perhaps by way of JSON."""
-        low, high = values.get("bca", (float("nan"), float("nan")))
-        return cls(**{**values, "bca": (low, high)})
+        numbers = {k: _number(values[k]) for k in ("value", "low", "high", "floor")}
+        low, high = map(_number, values.get("bca", (None, None)))
+        lows = {kind: _number(value) for kind, value in values.get("floors", {}).items()}
+        return cls(**numbers, bca=(low, high), floors=lows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,11 +374,9 @@ class Report:
     reliability: tuple[Bin, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON keeps them."""
-        return asdict(self) | {
-            "spec": self.spec.to_dict() | {"key": self.spec.key},
-            "metrics": {k: asdict(v) for k, v in self.metrics.items()},
-        }
+        """Plain values, as JSON keeps them; what is not a number is None."""
+        plain: dict[str, Any] = _without_nan(asdict(self))
+        return plain | {"spec": self.spec.to_dict() | {"key": self.spec.key}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
@@ -396,6 +396,21 @@ class Report:
                 "reliability": tuple(Bin(**v) for v in values.get("reliability", ())),
             }
         )
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _without_nan(value: Any) -> Any:
+    """Put None for NaN, which JSON has no word for."""
+    if isinstance(value, float) and value != value:
+        return None
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_without_nan(v) for v in value)
+    return value
 
 
 def _sides(values: Mapping[str, Any] | None) -> Sides | None:

@@ -31,7 +31,7 @@ LAYERS = [
     {"fitted", "leaks", "split_columns"},
     {"choose", "calibration", "levels", "subgroups"},
     {"saved", "texts", "answered", "split_files"},
-    {"predict", "scoring"},
+    {"predict", "scoring", "remarks"},
     {"arrays", "appender"},
     {"store"},
     {"writer", "leftovers", "backbones", "archive", "frames", "plan"},

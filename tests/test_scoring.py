@@ -1,5 +1,6 @@
 """Answers brought to units, subgroups and diagrams, against polars and scikit-learn."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from test_levels import screening
 
 from embedstore.answered import Answered
 from embedstore.cli import _run
-from embedstore.errors import UsageError
+from embedstore.errors import DataError, UsageError
 from embedstore.evaluate import Protocol, evaluate, judge
 from embedstore.levels import units
 from embedstore.probes.logistic import LogisticProbe
@@ -157,6 +158,12 @@ def test_the_options_of_scores(films: Path, tmp_path: Path, capfd: pytest.Captur
     for wrong, said in (
         (["--metric", "beauty"], "--metric beauty: there are accuracy"),
         (["--reference", "mlp"], "--reference mlp: give one of statistics/logistic"),
+        (["--by", "tissue"], "what is predicted"),
+        (["--fuse", "mean"], "needs a --level"),
+        (
+            ["--head", "sklearn.svm:LinearSVC", "--save", str(tmp_path / "p")],
+            "LinearSVC has no probabilities",
+        ),
         (["--by", "colour"], "no column 'colour'"),
         (["--level", "exam", "--fuse", "sum"], "--fuse"),
         (["--reliability", "x.doc"], "ends in .png"),
@@ -170,3 +177,49 @@ def test_the_options_of_scores(films: Path, tmp_path: Path, capfd: pytest.Captur
         error = capfd.readouterr().err
         assert said in error
         assert "Traceback" not in error
+
+
+def test_what_is_missing_is_said():
+    embeddings = with_exams(cohort(3, patients=50, images=4))
+    sides, views = embeddings.columns["laterality"].copy(), np.resize(["CC", "MLO"], 200)
+    sides[:7] = ""
+    ages = np.repeat(np.linspace(40, 70, 50), 4).astype("<U5")
+    ages[[3, 9, 11]] = ["NaN", "", "nan"]
+    columns = {**embeddings.columns, "laterality": sides, "view": views, "age": ages}
+    gappy = replace(embeddings, columns=columns)
+    report = evaluate(gappy, "y", LogisticProbe, "l", by=(By("age", (55.0,)),))
+    assert sum(g.n_images for g in report.subgroups) == 197
+    assert "3 without age are in none of its subgroups" in report.notes
+    report = evaluate(gappy, "y", LogisticProbe, "l", level="breast")
+    assert any("7 images without a laterality are taken for a breast" in n for n in report.notes)
+    report = evaluate(gappy, "y", LogisticProbe, "l", level="exam")
+    assert any("7 images without a laterality are of neither side" in n for n in report.notes)
+
+
+def test_one_class_left_at_a_level_is_no_score():
+    embeddings = with_exams(cohort(2, patients=40, images=2))
+    labels = embeddings.columns["y"].copy()
+    labels[1::2] = "a"
+    odd = replace(embeddings, columns={**embeddings.columns, "y": labels})
+    with pytest.raises(DataError, match="y has one value left, a"):
+        evaluate(odd, "y", LogisticProbe, "l", level="exam")
+
+
+def test_a_class_that_sounds_like_nothing_known_is_said():
+    embeddings = cohort(2, patients=40)
+    labels = np.where(embeddings.columns["y"] == "a", "NaN", "b")
+    report = evaluate(replace(embeddings, columns={"y": labels}), "y", LogisticProbe, "l")
+    assert any("'NaN' is a class of y" in note for note in report.notes)
+
+
+def test_what_is_not_a_number_is_null_in_json_and_comes_back():
+    embeddings = with_exams(cohort(2, patients=40))
+    groups = np.where(embeddings.columns["y"] == "a", "x", "z")
+    columns = {**embeddings.columns, "group": groups}
+    report = evaluate(
+        replace(embeddings, columns=columns), "y", LogisticProbe, "l", by=(By("group"),)
+    )
+    text = json.dumps(report.to_dict(), allow_nan=False)
+    again = type(report).from_dict(json.loads(text))
+    assert np.isnan(again.subgroups[0].metrics["auroc"].value)
+    assert again.metrics == report.metrics

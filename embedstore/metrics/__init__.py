@@ -3,7 +3,7 @@
 from embedstore.metrics.draws import RESAMPLES, Draws, jackknife, patient_draws
 from embedstore.metrics.floors import floors, highest
 from embedstore.metrics.intervals import bca, percentile
-from embedstore.metrics.measure import TITLES, grouped, low_is_good, measured
+from embedstore.metrics.measure import TITLES, grouped, low_is_good, measured, refuse_unknown
 
 __all__ = [
     "RESAMPLES",
@@ -18,4 +18,5 @@ __all__ = [
     "measured",
     "patient_draws",
     "percentile",
+    "refuse_unknown",
 ]

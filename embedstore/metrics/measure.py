@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.errors import UsageError
 from embedstore.metrics import probabilities as sureness
 from embedstore.metrics.counts import FROM_COUNTS, OF_EACH_CLASS, Counts, confusion
 from embedstore.metrics.draws import Draws
@@ -47,6 +48,20 @@ Values = Mapping[str, NDArray[np.float64]]
 def low_is_good(name: str) -> bool:
     """Say whether less is better."""
     return name.rpartition(": ")[2] in _LOW
+
+
+def refuse_unknown(names: Sequence[str]) -> None:
+    """Raise `UsageError` for a name that is no metric's, whatever the classes are."""
+    others = {
+        "f1",
+        "recall",
+        *(f"{w}@{x:g}" for x in POINTS for w in ("sensitivity", "specificity")),
+    }
+    for name in names:
+        stem = name.rpartition(": ")[2].partition(":")[0]
+        if stem not in TITLES and stem not in others:
+            known = ", ".join((*TITLES, *sorted(others)))
+            raise UsageError(f"--metric {name}: there are {known}; of one class: f1:CLASS")
 
 
 def measured(
