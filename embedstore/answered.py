@@ -65,12 +65,14 @@ class Answered:
         """
         first = np.unique(of.of, return_index=True)[1]
         _, differ = of.agreed(labels)
-        fold = []
-        for each in self.fold:
+        fold, runs = [], []
+        for each, run in zip(self.fold, self.runs, strict=True):
             most = np.full(len(of.ids), each.min())
             np.maximum.at(most, of.of, each)
+            # the validation side has answers, too
+            aside = (each == VALIDATION) & (most[of.of] == VALIDATION)
             fold.append(most)
-        runs = (of.mean(run, f >= 0) for run, f in zip(self.runs, self.fold, strict=True))
+            runs.append(of.mean(run, (each >= 0) | aside))
         units = Answered(
             of.ids,
             self.truth[first],

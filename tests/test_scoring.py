@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+from scipy.optimize import minimize_scalar
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 from test_evaluate import cohort
@@ -20,8 +21,10 @@ from embedstore.evaluate import Protocol, evaluate, judge
 from embedstore.levels import units
 from embedstore.probes.logistic import LogisticProbe
 from embedstore.scoring import scores, subgroups
-from embedstore.splits import kfold, linked
+from embedstore.split_files import SavedSplit
+from embedstore.splits import holdout, kfold, linked, with_validation
 from embedstore.subgroups import By
+from embedstore.types import VALIDATION
 
 NAMES = ("a", "b", "c")
 
@@ -223,3 +226,32 @@ def test_what_is_not_a_number_is_null_in_json_and_comes_back():
     again = type(report).from_dict(json.loads(text))
     assert np.isnan(again.subgroups[0].metrics["auroc"].value)
     assert again.metrics == report.metrics
+
+
+def test_exams_are_tempered_by_the_exams_of_the_validation_side():
+    embeddings = with_exams(cohort(2, patients=120, images=2))
+    labels = embeddings.columns["y"]
+    split = with_validation(embeddings, labels, holdout(embeddings, labels, 0.3, 0), 0.4)
+    saved = SavedSplit("holdout", "patient", "y", (split,))
+    how = Protocol(split=saved, level="exam")
+
+    def overconfident(**settings):
+        return LogisticProbe(C=1e4, **settings)
+
+    plain = judge(embeddings, "y", overconfident, "l", how)
+    sure = judge(embeddings, "y", overconfident, "l", replace(how, calibrate=True))
+    aside = split.fold == VALIDATION
+    each, exams = plain.answered.runs[0], embeddings.columns["exam"]
+    means = np.array([each[exams == e].mean(axis=0) for e in np.unique(exams[aside])])
+    truth = np.array([plain.answered.truth[exams == e][0] for e in np.unique(exams[aside])])
+
+    def loss(t):
+        powers = means ** (1 / t)
+        return sk.log_loss(truth, powers / powers.sum(axis=1, keepdims=True), labels=[0, 1])
+
+    best = minimize_scalar(loss, bounds=(0.05, 20), method="bounded").x
+    tested = plain.scored.tested
+    powers = plain.scored.runs[0][tested] ** (1 / best)
+    expected = powers / powers.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(sure.scored.runs[0][tested], expected, atol=2e-3)
+    assert abs(best - 1) > 0.2  # so that the test tells tempered from not
