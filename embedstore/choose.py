@@ -14,6 +14,7 @@ import numpy as np
 
 from embedstore.classifier import points
 from embedstore.fitted import Answers, Rows, fit, in_columns
+from embedstore.metrics.probabilities import log_loss
 from embedstore.splits import inner_folds
 from embedstore.types import Floats
 
@@ -84,16 +85,12 @@ def chosen(
         own = slice(start, start + len(folds))
         start += len(folds)
         tested = np.concatenate([test for _, test in folds])
-        losses = [log_loss(truth[tested], np.concatenate(of_point[own])) for of_point in found]
+        losses = [
+            log_loss(truth[tested], np.concatenate(of_point[own])).mean() for of_point in found
+        ]
         best = int(np.argmin(losses))
         out.append(Chosen(points(grid)[best], found[best][number]))
     return out
-
-
-def log_loss(truth: Rows, probabilities: Answers) -> float:
-    """Mean of -log of the true class's probability, which counts as 1e-15 at least."""
-    sure = probabilities[np.arange(len(truth)), truth]
-    return float(-np.log(np.clip(sure, 1e-15, 1)).mean())
 
 
 def at_the_edge(grid: Grid, chosen_points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -94,34 +94,22 @@ def probe(
     from embedstore.metrics import refuse_unknown
     from embedstore.report.progress import progress
     from embedstore.report.reliability import draw_reliability, refuse_diagram
-    from embedstore.report.table import SHOWN, probe_table, sides_table, subgroup_table
     from embedstore.store import Store
 
     one_of("--level", level, LEVELS)
     one_of("--fuse", fuse, FUSIONS)
-    if save and level != "image" and fuse != "probabilities":
-        raise UsageError(
-            "--save is of a head that takes an image's vector; use --fuse probabilities"
-        )
-    if level == "image" and fuse != "probabilities":
-        raise UsageError(f"--fuse {fuse} needs a --level above the image")
-    if label in {text.partition(":")[0] for text in by or []}:
-        raise UsageError(f"--by {label} is what is predicted: every group would be of one class")
+    _refuse_together(label, level, fuse, by, grid, sweep, save)
     refuse_unknown(metric or [])
     groupings = tuple(tuple(c.strip() for c in text.split(",")) for text in grouping or [])
     parted = _split(split, folds, repeats, test_share)
     bys = tuple(subgroups.By.parse(text) for text in by or [])
     heads = load_heads(head or ["logistic"], set_ or [])
-    if grid and not sweep:
-        raise UsageError("--grid says what --sweep tries; give --sweep too")
     tried = grids(heads, grid or []) if sweep else {}
     curve = _curve(few_shot, label_fraction, sweep)
     if save and curve != [None]:
         raise UsageError("--save is of a head fitted to all images; leave the learning curve out")
     opened = Store.open(store, verify)
     opened.column(label)
-    if label in {"id", "group"}:
-        raise UsageError(f"--label {label} says who an image is of; there is nothing to predict")
     classes = tuple(c.strip() for c in order.split(",") if c.strip())
     seeds = repeats or (10 if few_shot or label_fraction else 1)
     specs = specs_of(opened, backbone)
@@ -130,6 +118,20 @@ def probe(
         refuse_diagram(reliability, force)
     _refuse_reference(reference, specs, heads)
     places = _places(save, force, specs, heads)
+    asked = Protocol(
+        folds=folds or 5,
+        test_share=test_share,
+        repeats=seeds,
+        seed=seed,
+        order=classes,
+        level=level,
+        fuse=fuse,
+        by=bys,
+        calibrate=calibrate,
+        groupings=groupings,
+        split=parted,
+        allow_leak=allow_leak,
+    )
     reports: list[Report] = []
     contenders: dict[str, Answered] = {}
     saving: list[Callable[[], None]] = []  # once the scores are printed: they are not lost then
@@ -137,19 +139,7 @@ def probe(
         for spec in specs:
             embeddings, texts = opened.read(spec), _texts(spec, prompt or [], text_backbone)
             for _, one, few in [job for job in jobs if job[0] == spec]:
-                how = Protocol(
-                    *(
-                        folds or 5,
-                        test_share,
-                        seeds,
-                        seed,
-                        classes,
-                        tried.get(one.name),
-                        few,
-                        texts,
-                    ),
-                    *(level, fuse, bys, calibrate, groupings, parted, allow_leak),
-                )
+                how = replace(asked, grid=tried.get(one.name), few=few, texts=texts)
                 trial = judge(embeddings, label, one, one.name, how)
                 report = replace(trial.report, notes=trial.report.notes + opened.notes(spec))
                 if save:
@@ -167,17 +157,55 @@ def probe(
         for one_saved in saving:
             one_saved()
         return
+    _print(reports, contenders, metric, groupings, reference, seed)
+    for one_saved, place in zip(saving, places.values(), strict=True):
+        one_saved()
+        say(out, f"saved: {place}")
+
+
+def _refuse_together(
+    label: str,
+    level: str,
+    fuse: str,
+    by: list[str] | None,
+    grid: list[str] | None,
+    sweep: bool,
+    save: Path | None,
+) -> None:
+    """Refuse options that do not go together."""
+    if label in {"id", "group"}:
+        raise UsageError(f"--label {label} says who an image is of; there is nothing to predict")
+    if level == "image" and fuse != "probabilities":
+        raise UsageError(f"--fuse {fuse} needs a --level above the image")
+    if save and fuse != "probabilities":
+        raise UsageError(
+            "--save is of a head that takes an image's vector; use --fuse probabilities"
+        )
+    if label in {text.partition(":")[0] for text in by or []}:
+        raise UsageError(f"--by {label} is what is predicted: every group would be of one class")
+    if grid and not sweep:
+        raise UsageError("--grid says what --sweep tries; give --sweep too")
+
+
+def _print(
+    reports: Sequence[Report],
+    contenders: Mapping[str, Answered],
+    metric: list[str] | None,
+    groupings: Sequence[tuple[str, ...]],
+    reference: str,
+    seed: int,
+) -> None:
+    """Print the scores, then what sets contenders, subgroups and sides apart."""
+    from embedstore.report.table import SHOWN, probe_table, sides_table, subgroup_table
+
     shown = _shown(metric, SHOWN, reports, groupings)
     out.print(probe_table(reports, shown))
     _tell_differences(contenders, reference, reports[0].classes, seed, groupings, shown)
-    if bys:
+    if any(r.subgroups for r in reports):
         out.print(subgroup_table(reports, shown))
     for report in (r for r in reports if r.sides):
         out.print(sides_table(report))
     _tell(reports)
-    for one_saved, place in zip(saving, places.values(), strict=True):
-        one_saved()
-        say(out, f"saved: {place}")
 
 
 def _refuse_reference(reference: str, specs: Sequence[Spec], heads: Sequence[Head]) -> None:
