@@ -27,6 +27,7 @@ from embedstore.backbones.folder import (
     self_contained,
 )
 from embedstore.backbones.hub import hub_folder
+from embedstore.backbones.tokens import token_counts
 from embedstore.backbones.weights import explained, seeded, state_sha256
 from embedstore.errors import BackboneError, UsageError
 from embedstore.images.recipe import fit_to_model
@@ -83,6 +84,15 @@ class OpenClipBackbone:
         tokens = self.tokenizer(list(texts)).to(self.device)
         features: torch.Tensor = self.model.encode_text(tokens)
         return features
+
+    @property
+    def context_length(self) -> int:
+        """The longest text that `encode_text` reads whole, in tokens."""
+        return int(self.tokenizer.context_length)
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Count the tokens of each text, as if there were no limit."""
+        return token_counts(self.tokenizer, texts)
 
     def export(self, folder: Path) -> None:
         """Write the model into a folder in the hub's format, complete, weights as safetensors."""
