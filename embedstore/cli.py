@@ -22,6 +22,7 @@ from embedstore import (
     cli_extract,
     cli_predict,
     cli_probe,
+    cli_retrieve,
     cli_split,
     cli_view,
 )
@@ -55,6 +56,7 @@ app.command()(cli_extract.extract)
 app.command()(cli_probe.probe)
 app.command()(cli_audit.audit)
 app.command()(cli_predict.predict)
+app.command()(cli_retrieve.retrieve_eval)
 app.command()(cli_split.split)
 app.command()(cli_view.view)
 app.command()(cli_check.check)

@@ -42,7 +42,7 @@ LAYERS = [
     {"join", "views", "feed", "register", "backlog", "changes"},
     {"encode"},
     {"extract", "search", "evaluate", "phantomclip"},
-    {"audit"},
+    {"audit", "retrieval"},
     {"report"},
     {"cli_options", "cli_probe_options", "cli_console", "look"},
     {
@@ -55,7 +55,7 @@ LAYERS = [
         "cli_split",
         "cli_view",
     },
-    {"cli_audit", "cli_predict"},
+    {"cli_audit", "cli_predict", "cli_retrieve"},
     {"cli"},
 ]
 
