@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from embedstore.retrieval import Against, Asked, Judged
     from embedstore.retrieval.texts import AskedTexts, TextReport
     from embedstore.store import Store
-    from embedstore.types import Embeddings, Spec
+    from embedstore.types import Backbone, Embeddings, Spec
 
 Label = Annotated[
     str, typer.Option(help="The column whose values say what is alike: a neighbour is right by it.")
@@ -102,9 +102,9 @@ def retrieve_eval(
     specs = specs_of(opened, backbone)
     classes = tuple(c.strip() for c in order.split(",") if c.strip())
     asked = Asked(label, ks, classes, level, include_same_patient, queries, seed)
+    able = _with_text(specs, backbone, text_backbone) if text else []
     judged = _judged(opened, specs, asked) if label else []
-    about_texts = AskedTexts(text, ks, queries, seed)
-    texts = _texts(opened, specs, about_texts, text_backbone, backbone) if text else []
+    texts = _texts(opened, specs, able, AskedTexts(text, ks, queries, seed)) if text else []
     against = []
     if len(judged) > 1:
         names = list(judged[0].report.metrics)
@@ -180,29 +180,34 @@ def _judged(opened: Store, specs: Sequence[Spec], asked: Asked) -> list[Judged]:
     return out_of
 
 
-def _texts(
-    opened: Store,
-    specs: Sequence[Spec],
-    asked: AskedTexts,
-    text_backbone: str,
-    chosen: list[str] | None,
-) -> list[TextReport]:
-    """Ask by text where there is a text side; one asked for by name must have it."""
-    from dataclasses import replace
-
+def _with_text(
+    specs: Sequence[Spec], chosen: list[str] | None, text_backbone: str
+) -> list[tuple[Spec, Backbone]]:
+    """Load the models that have a text side; one asked for by name must have it."""
     from embedstore.backbones import load_backbone
-    from embedstore.report.progress import progress
-    from embedstore.retrieval.texts import judge_texts
 
     able = [spec for spec in specs if spec.text]
     if not able or (chosen not in (None, ["all"]) and len(able) < len(specs)):
         without = ", ".join(spec.backbone for spec in specs if not spec.text)
         raise UsageError(f"--text: {without} has no text side; choose one with --backbone")
-    found = []
+    loaded = [(spec, load_backbone(text_backbone or spec.backbone, spec.recipe)) for spec in able]
+    for spec, backbone in loaded:
+        spec.require(backbone.spec)
+    return loaded
+
+
+def _texts(
+    opened: Store, specs: Sequence[Spec], able: Sequence[tuple[Spec, Backbone]], asked: AskedTexts
+) -> list[TextReport]:
+    """Ask by text."""
+    from dataclasses import replace
+
+    from embedstore.report.progress import progress
+    from embedstore.retrieval.texts import judge_texts
+
     lacking = tuple(f"{spec.backbone} has no text side" for spec in specs if not spec.text)
-    for spec in able:
-        loaded = load_backbone(text_backbone or spec.backbone, spec.recipe)
-        spec.require(loaded.spec)
+    found = []
+    for spec, loaded in able:
         with progress(err, f"texts by {spec.backbone}", "queries") as show:
             one = judge_texts(opened.read(spec), loaded, asked, show)
         found.append(replace(one, notes=one.notes + lacking + opened.notes(spec)))

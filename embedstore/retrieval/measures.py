@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
 
 Values = Mapping[str, NDArray[np.float64]]
 
@@ -93,18 +92,22 @@ def by_chance(
     for k in ks:
         out[f"map@{k}"] = precisions(np.full(len(pairs), k)) / np.minimum(r, k)
     out["r_precision"] = one
-    out |= {f"hit@{k}": 1 - _none(n, r, k) for k in ks}
+    out |= {f"hit@{k}": _any(n, r, k) for k in ks}
     out["mrr"] = np.array([_reciprocal(*pair) for pair in pairs.tolist()])
     out["map"] = precisions(pairs[:, 0]) / r
     out["rank"] = (n + 1) / (r + 1)
     return {name: values[of] for name, values in out.items()}
 
 
-def _none(n: NDArray[np.float64], r: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """Chance that none of r relevant among n is drawn in k."""
-    rest = np.maximum(n - r - k, 0)
-    logs = gammaln(n - r + 1) - gammaln(rest + 1) - gammaln(n + 1) + gammaln(n - k + 1)
-    return np.where(n - r >= k, np.exp(logs), 0.0)
+def _any(n: NDArray[np.float64], r: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """Chance that one of r relevant among n is drawn in k."""
+    can = n - r >= k
+    logs = np.zeros(int(can.sum()))
+    for drawn in range(k):  # logs of gamma functions would lose what is rare
+        logs += np.log1p(-r[can] / (n[can] - drawn))
+    chance = np.ones(len(n))
+    chance[can] = -np.expm1(logs)
+    return chance
 
 
 def _reciprocal(n: int, r: int) -> float:

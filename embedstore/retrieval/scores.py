@@ -59,7 +59,7 @@ def _means(
     sums, counts = [], []
     for c in present:
         rows = classes == c
-        some = draws.take(rows)
+        some = _only(draws, rows)
         sums.append(some.total(table[rows]))
         counts.append(some.total(np.ones((int(rows.sum()), 1), dtype=np.int64)))
     of_class = [ratio(s, np.broadcast_to(n, s.shape)) for s, n in zip(sums, counts, strict=True)]
@@ -71,6 +71,12 @@ def _means(
         out[f"{MACRO}{name}"] = mean_known(np.stack([of[:, i] for of in of_class], axis=1))
         out |= {f"{c}:{name}": of[:, i] for c, of in zip(present, of_class, strict=True)}
     return out
+
+
+def _only(draws: Draws, rows: NDArray[np.bool_]) -> Draws:
+    """Take some queries and their patients, drawn as before."""
+    patients, number = np.unique(draws.patient[rows], return_inverse=True)
+    return Draws(draws.weights[:, patients], number)
 
 
 def scores(found: Drawn, floors: Mapping[str, float]) -> dict[str, Score]:

@@ -18,6 +18,9 @@ from embedstore.types import Embeddings, Floats
 MOST = 20_000
 """Images up to which all of them are queries."""
 
+MOST_CLASSES = 500
+"""Values a label may have."""
+
 DRAWN = 5_000
 """Queries drawn of more, unless another number is asked for."""
 
@@ -103,10 +106,9 @@ def pose(embeddings: Embeddings, asked: Asked) -> tuple[Task, Floats]:
     Raises
     ------
     UsageError
-        There is no such column.
+        There is no such column, or a k is more than some query has to rank.
     DataError
-        No label is known, or only one; nobody has anything to find; a k is more than some query has
-        to rank.
+        No label is known, or only one, or too many; or nobody has anything to find.
     """
     at_level, fusing = _at_level(embeddings, asked)
     kept, labels, unlabelled = labelled(at_level, asked.label)
@@ -116,11 +118,16 @@ def pose(embeddings: Embeddings, asked: Asked) -> tuple[Task, Floats]:
             f"{asked.label} has one value, {classes[0]!r}: whatever is found is relevant, and "
             f"there is nothing to judge"
         )
-    truth = np.array([classes.index(v) for v in labels.tolist()], dtype=np.intp)
+    if len(classes) > MOST_CLASSES:
+        raise DataError(
+            f"{asked.label} has {len(classes)} values, a label at most {MOST_CLASSES}; sentences "
+            f"are judged with --text {asked.label}"
+        )
+    places = {name: number for number, name in enumerate(classes)}
+    truth = np.array([places[v] for v in labels.tolist()], dtype=np.intp)
     patients = linked(kept)
     apart = np.arange(len(kept)) if asked.same_patient else patients
-    counts = _counts(truth, apart, len(classes))
-    able = counts[np.arange(len(kept)), truth] > 0
+    able = np.bincount(truth)[truth] > _shared(truth, apart)
     unit = kept.unit()
     notes = (
         *image_notes(kept, 0 if fusing else unlabelled, asked.label),
@@ -129,7 +136,7 @@ def pose(embeddings: Embeddings, asked: Asked) -> tuple[Task, Floats]:
         *_zeros(unit),
     )
     rows = np.flatnonzero(able)
-    _refuse_depth(kept.ids[rows], counts[rows].sum(axis=1), asked)
+    _refuse_depth(kept.ids[rows], len(kept) - np.bincount(apart)[apart[rows]], asked)
     queries = _drawn(rows, patients, asked)
     task = Task(
         asked,
@@ -139,7 +146,7 @@ def pose(embeddings: Embeddings, asked: Asked) -> tuple[Task, Floats]:
         apart,
         classes,
         queries,
-        counts[queries],
+        _counts(truth, apart, queries, len(classes)),
         len(rows),
         notes,
     )
@@ -159,12 +166,23 @@ def _at_level(embeddings: Embeddings, asked: Asked) -> tuple[Embeddings, tuple[s
     return made, notes
 
 
-def _counts(truth: NDArray[np.intp], apart: NDArray[np.intp], classes: int) -> NDArray[np.intp]:
-    """(n, c) how many of each class each image could find: all but those it is apart from."""
-    _, number = np.unique(apart, return_inverse=True)
-    own = np.zeros((int(number.max()) + 1, classes), dtype=np.intp)
-    np.add.at(own, (number, truth), 1)
-    counts: NDArray[np.intp] = own.sum(axis=0) - own[number]
+def _shared(truth: NDArray[np.intp], apart: NDArray[np.intp]) -> NDArray[np.intp]:
+    """(n,) how many of an image's class it is apart from, itself among them."""
+    pairs = np.stack([apart, truth], axis=1)
+    _, number, sizes = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
+    found: NDArray[np.intp] = sizes[number.reshape(-1)]
+    return found
+
+
+def _counts(
+    truth: NDArray[np.intp], apart: NDArray[np.intp], queries: NDArray[np.intp], classes: int
+) -> NDArray[np.intp]:
+    """(q, c) how many of each class each query could find: all but those it is apart from."""
+    sets, of_query = np.unique(apart[queries], return_inverse=True)
+    inside = np.isin(apart, sets)
+    own = np.zeros((len(sets), classes), dtype=np.intp)
+    np.add.at(own, (np.searchsorted(sets, apart[inside]), truth[inside]), 1)
+    counts: NDArray[np.intp] = np.bincount(truth, minlength=classes) - own[of_query]
     return counts
 
 
