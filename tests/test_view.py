@@ -20,7 +20,7 @@ from embedstore.images.decode import decode
 from embedstore.images.prepare import prepare
 from embedstore.images.recipe import RECIPES, frame, picture
 from embedstore.look import look
-from embedstore.report import sheet as drawing
+from embedstore.report import pen
 from embedstore.report.sheet import Panel, Row, Unread, fitted, outlined, sheet
 
 Pixels = np.ndarray[Any, Any]
@@ -310,9 +310,9 @@ def test_captions_stay_in_their_column_and_lose_nothing() -> None:
         assert (drawn[:, 1069:] == GROUND).all()
         assert (drawn[-10:] == GROUND).all()
     for text in LONG:
-        lines = drawing._wrapped([text], 280, 15)
+        lines = pen.wrapped([text], 280, 15)
         assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-        assert max(drawing._font(15).getlength(line) for line in lines) <= 280
+        assert max(pen.font(15).getlength(line) for line in lines) <= 280
 
 
 @pytest.mark.parametrize("shape", [(3000, 2000), (100, 3000), (9, 8), (3000, 61), (448, 280, 3)])
