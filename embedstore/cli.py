@@ -22,6 +22,7 @@ from embedstore import (
     cli_extract,
     cli_predict,
     cli_probe,
+    cli_prompts,
     cli_retrieve,
     cli_split,
     cli_view,
@@ -41,6 +42,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(cli_backbones.app, name="backbones")
+app.add_typer(cli_prompts.app, name="prompts")
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -21,6 +21,8 @@ from test_evaluate import cohort
 
 from embedstore import phantoms
 from embedstore.cli import _run
+from embedstore.prompts.expand import expand
+from embedstore.prompts.sets import load
 from embedstore.split_files import SavedSplit
 from embedstore.splits import kfold
 from embedstore.types import BackboneRequest, Recipe
@@ -66,7 +68,7 @@ def test_the_guides_backbone_is_a_backbone() -> None:
         "CONTRIBUTING.md",
         *("docs/store.md", "docs/offline.md", "docs/dicom.md", "docs/python.md"),
         *("docs/extraction.md", "docs/probes.md", "docs/scores.md", "docs/audit.md"),
-        "docs/splits.md",
+        *("docs/splits.md", "docs/prompts.md"),
     ],
 )
 def test_every_link_leads_somewhere(document: str) -> None:
@@ -83,7 +85,7 @@ def test_every_option_named_exists() -> None:
         for name in (
             "README.md",
             *(f"docs/{n}.md" for n in ("audit", "dicom", "extraction")),
-            *(f"docs/{n}.md" for n in ("probes", "python", "scores", "splits")),
+            *(f"docs/{n}.md" for n in ("probes", "prompts", "python", "scores", "splits")),
         )
     )
     for option in set(re.findall(r"`(--[a-z-]+)", text)):
@@ -130,6 +132,21 @@ def test_the_splits_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     np.testing.assert_array_equal(names["splits"][0].fold, split.fold)
     np.testing.assert_array_equal(names["test"], np.flatnonzero(split.fold == 2))
     assert names["notes"] == ()
+
+
+def test_the_prompts_snippet_and_set_run(tmp_path: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(blocks("docs/prompts.md")[0], names)
+    assert names["number"] > 3
+    assert set(names["variant"].sentences) == {"1", "2", "3", "4"}
+    text = (ROOT / "docs" / "prompts.md").read_text()
+    (mine,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(mine)
+    variants = list(expand(load(tmp_path / "mine.yaml")))
+    named = {v.name: v.sentences for v in variants}
+    assert named["short 1.3: The breasts are {}."]["A"] == (
+        "The breasts are almost entirely fatty.",
+    )
 
 
 def test_the_scores_snippet_runs() -> None:

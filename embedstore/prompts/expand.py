@@ -61,27 +61,20 @@ def expand(prompts: PromptSet, classes: Sequence[str] | None = None) -> Iterator
         As `match` in `embedstore.prompts.labels`; an ensemble of over `MAX_ENSEMBLE` sentences.
     """
     chosen = _chosen(prompts, classes)
+    ensembles = list(_ensembles(prompts))
+    for ensemble in ensembles:
+        _check_size(ensemble, chosen.values())
     return chain(
         (v for pair in _pairs(prompts) for v in _singles(prompts, pair, chosen)),
-        *(_ENSEMBLES[kind](prompts, chosen) for kind in prompts.ensembles),
+        (v for ensemble in ensembles for v in _averaged(ensemble, chosen)),
     )
 
 
 def count(prompts: PromptSet, classes: Sequence[str] | None = None) -> int:
     """Count what `expand` would make, without making it."""
     chosen = _chosen(prompts, classes)
-    pairs = list(_pairs(prompts))
-    size = {id(d): 0 for _, d in pairs}
-    for pair in pairs:
-        size[id(pair[1])] += _size(_axes(pair, chosen.values()))
-    total = sum(size.values())
-    if "templates" in prompts.ensembles:
-        total += sum(n > 1 for n in size.values())
-    if "descriptions" in prompts.ensembles:
-        total += sum(_size(axes([t.pattern])) for t, some in _by_template(prompts) if len(some) > 1)
-    if "all" in prompts.ensembles:
-        total += _has_all(prompts)
-    return total
+    single = sum(_size(_axes(pair, chosen.values())) for pair in _pairs(prompts))
+    return single + sum(_size(ensemble.fixed) for ensemble in _ensembles(prompts))
 
 
 def _chosen(prompts: PromptSet, classes: Sequence[str] | None) -> dict[str, str]:
@@ -111,7 +104,7 @@ def _sentence(template: Pattern, text: Pattern, choice: Mapping[str, int]) -> st
 def _singles(prompts: PromptSet, pair: Pair, chosen: Mapping[str, str]) -> Iterator[Variant]:
     template, description = pair
     slots = _axes(pair, chosen.values())
-    negations = any(d.negated for d in prompts.descriptions)
+    described = _described(prompts, description)
     for serial, choice in enumerate(choices(slots), 1):
         sentences = {
             value: tuple(
@@ -121,10 +114,16 @@ def _singles(prompts: PromptSet, pair: Pair, chosen: Mapping[str, str]) -> Itera
         }
         number = _number(template, serial if slots else 0)
         name = f"{description.name} {number}: {template.pattern.render(choice)}"
-        parts = {"descriptions": description.base, "template": template.pattern.text}
-        if negations:
-            parts["negation"] = "yes" if description.negated else "no"
+        parts = described | {"template": template.pattern.text}
         yield Variant(name, sentences, parts | _picked(slots, choice))
+
+
+def _described(prompts: PromptSet, description: Description) -> dict[str, str]:
+    """Say of which descriptions a variant is."""
+    parts = {"descriptions": description.base}
+    if any(d.negated for d in prompts.descriptions):
+        parts["negation"] = "yes" if description.negated else "no"
+    return parts
 
 
 def _picked(slots: Mapping[str, Slot], choice: Mapping[str, int]) -> dict[str, str]:
@@ -135,80 +134,90 @@ def _number(template: Template, serial: int) -> str:
     return f"{template.number}.{serial}" if serial else str(template.number)
 
 
-def _over_templates(prompts: PromptSet, chosen: Mapping[str, str]) -> Iterator[Variant]:
-    """Yield for each way to describe the classes the mean over all its sentences."""
+@dataclass(frozen=True, slots=True)
+class _Ensemble:
+    """The mean over the sentences of some pairs, for each choice of the slots that are `fixed`."""
+
+    name: str
+    pairs: Sequence[Pair]
+    parts: Mapping[str, str]
+    template: Template | None = None
+
+    @property
+    def fixed(self) -> dict[str, Slot]:
+        return {} if self.template is None else axes([self.template.pattern])
+
+
+def _ensembles(prompts: PromptSet) -> Iterator[_Ensemble]:
+    """Yield those that are asked for, and that average over more than one thing."""
+    for kind in prompts.ensembles:
+        for ensemble in _KINDS[kind](prompts):
+            if sum(_size(_axes(pair, prompts.classes)) for pair in ensemble.pairs) > 1:
+                yield ensemble
+
+
+def _over_templates(prompts: PromptSet) -> Iterator[_Ensemble]:
+    """Each way to describe the classes, over all its sentences."""
     for d in prompts.descriptions:
         pairs = [(t, d) for t in prompts.templates if d.fits(t)]
-        if sum(_size(_axes(pair, chosen.values())) for pair in pairs) > 1:
-            parts = {"ensemble": "templates", "descriptions": d.name}
-            yield _ensemble(f"{d.name}: all templates", pairs, chosen, {}, parts)
+        parts = {"ensemble": "templates"} | _described(prompts, d)
+        yield _Ensemble(f"{d.name}: all templates", pairs, parts)
 
 
-def _by_template(prompts: PromptSet) -> Iterator[tuple[Template, list[Pair]]]:
+def _over_descriptions(prompts: PromptSet) -> Iterator[_Ensemble]:
+    """Each template, in each of its wordings, over the descriptions."""
     for t in prompts.templates:
-        yield t, [(t, d) for d in prompts.descriptions if d.fits(t) and not d.negated]
-
-
-def _over_descriptions(prompts: PromptSet, chosen: Mapping[str, str]) -> Iterator[Variant]:
-    """Yield for each template, in each of its wordings, the mean over the descriptions."""
-    for t, pairs in _by_template(prompts):
-        if len(pairs) < 2:
-            continue
-        slots = axes([t.pattern])
-        for serial, choice in enumerate(choices(slots), 1):
-            number = _number(t, serial if slots else 0)
-            name = f"all descriptions {number}: {t.pattern.render(choice)}"
+        pairs = [(t, d) for d in prompts.descriptions if d.fits(t) and not d.negated]
+        if len(pairs) > 1:
             parts = {"ensemble": "descriptions", "template": t.pattern.text}
-            yield _ensemble(name, pairs, chosen, choice, parts | _picked(slots, choice))
+            yield _Ensemble("all descriptions", pairs, parts, t)
 
 
-def _has_all(prompts: PromptSet) -> bool:
-    """Say whether the mean over everything is another one than those over templates."""
-    return sum(not d.negated for d in prompts.descriptions) > 1 or (
-        "templates" not in prompts.ensembles
-    )
+def _over_all(prompts: PromptSet) -> Iterator[_Ensemble]:
+    """Everything but negations, where that is not what one of those over templates is."""
+    pairs = [pair for pair in _pairs(prompts) if not pair[1].negated]
+    if len({d.name for _, d in pairs}) > 1 or "templates" not in prompts.ensembles:
+        yield _Ensemble("all", pairs, {"ensemble": "all"})
 
 
-def _over_all(prompts: PromptSet, chosen: Mapping[str, str]) -> Iterator[Variant]:
-    if _has_all(prompts):
-        pairs = [pair for pair in _pairs(prompts) if not pair[1].negated]
-        yield _ensemble("all", pairs, chosen, {}, {"ensemble": "all"})
+_KINDS = {"templates": _over_templates, "descriptions": _over_descriptions, "all": _over_all}
 
 
-def _ensemble(
-    name: str,
-    pairs: Sequence[Pair],
-    chosen: Mapping[str, str],
-    fixed: Mapping[str, int],
-    parts: Mapping[str, str],
-) -> Variant:
-    sentences = {value: _pool(name, pairs, c, fixed) for value, c in chosen.items()}
-    return Variant(name, sentences, parts)
+def _averaged(ensemble: _Ensemble, chosen: Mapping[str, str]) -> Iterator[Variant]:
+    t, slots = ensemble.template, ensemble.fixed
+    for serial, choice in enumerate(choices(slots), 1):
+        name = ensemble.name
+        if t is not None:
+            number = _number(t, serial if slots else 0)
+            name = f"{name} {number}: {t.pattern.render(choice)}"
+        sentences = {value: _pool(ensemble, c, choice) for value, c in chosen.items()}
+        yield Variant(name, sentences, {**ensemble.parts, **_picked(slots, choice)})
 
 
-def _pool(name: str, pairs: Sequence[Pair], of: str, fixed: Mapping[str, int]) -> tuple[str, ...]:
-    """Return a class's distinct sentences over some pairs, but for the choices that are fixed."""
-    free = [
-        (t.pattern, p, {k: s for k, s in axes([t.pattern, p]).items() if k not in fixed})
-        for t, d in pairs
-        for p in d.texts[of]
-    ]
-    if (size := sum(_size(slots) for _, _, slots in free)) > MAX_ENSEMBLE:
-        raise UsageError(
-            f"the ensemble {name!r} is of {size:,} sentences a class, more than {MAX_ENSEMBLE:,}; "
-            f"take it out of `ensembles:`, or give the set fewer slots"
-        )
+def _free(ensemble: _Ensemble, of: str) -> Iterator[tuple[Pattern, Pattern, dict[str, Slot]]]:
+    """Yield template, text and slots to choose in, for each text of a class."""
+    fixed = ensemble.fixed
+    for t, d in ensemble.pairs:
+        for text in d.texts[of]:
+            slots = axes([t.pattern, text])
+            yield t.pattern, text, {k: slot for k, slot in slots.items() if k not in fixed}
+
+
+def _pool(ensemble: _Ensemble, of: str, fixed: Mapping[str, int]) -> tuple[str, ...]:
+    """Return a class's distinct sentences."""
     return tuple(
         dict.fromkeys(
             _sentence(template, text, {**fixed, **choice})
-            for template, text, slots in free
+            for template, text, slots in _free(ensemble, of)
             for choice in choices(slots)
         )
     )
 
 
-_ENSEMBLES = {
-    "templates": _over_templates,
-    "descriptions": _over_descriptions,
-    "all": _over_all,
-}
+def _check_size(ensemble: _Ensemble, classes: Iterable[str]) -> None:
+    size = max(sum(_size(slots) for _, _, slots in _free(ensemble, c)) for c in classes)
+    if size > MAX_ENSEMBLE:
+        raise UsageError(
+            f"the ensemble {ensemble.name!r} is of {size:,} sentences a class, more than "
+            f"{MAX_ENSEMBLE:,}; take it out of `ensembles:`, or give the set fewer slots"
+        )

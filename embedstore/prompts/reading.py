@@ -6,8 +6,6 @@ multiply, and ``no``, ``1`` or ``a`` stay the words that are written.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,6 @@ from embedstore.errors import UsageError
 
 MAX_BYTES = 1_000_000
 _MAX_DEPTH = 16
-_CSV_NEEDED, _CSV_KNOWN = ("class", "description"), ("set", "aliases", "template")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +82,9 @@ def read_yaml(text: str, source: Source) -> Item:
         return _document(_plain(events, source), source)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        problem = getattr(error, "problem", None) or str(error)
+        before = text[: getattr(error, "position", 0)]  # a character YAML does not take
+        line = mark.line + 1 if mark else before.count("\n") + 1
+        problem = getattr(error, "problem", None) or getattr(error, "reason", str(error))
         raise source.wrong(
             line, f"is not YAML: {problem}; a text that begins with {{ or holds ': ' needs quotes"
         ) from error
@@ -143,87 +141,3 @@ def _until_end(events: Iterator[yaml.Event]) -> Iterator[yaml.Event]:
         if isinstance(event, yaml.CollectionEndEvent):
             return
         yield event
-
-
-def read_csv(text: str, source: Source) -> Item:
-    """Read a table of descriptions as what the same set in YAML would give.
-
-    Columns ``class`` and ``description``; perhaps ``set`` (which descriptions go together),
-    ``aliases`` (label values, ``|`` between them) and ``template`` (rows of their own, or beside).
-    """
-    separator = max(",;\t", key=text.split("\n", 1)[0].count)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-
-    def numbered() -> Iterator[tuple[int, list[str]]]:
-        line = 1
-        for cells in rows:
-            yield line, [cell.strip() for cell in cells]
-            line = rows.line_num + 1
-
-    try:
-        return _table(numbered(), source)
-    except csv.Error as error:
-        raise source.wrong(rows.line_num, f"is not CSV: {error}") from error
-
-
-class _Table:
-    """What the rows of a CSV file add up to."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.classes: dict[str, Item] = {}
-        self.sets: dict[str, Item] = {}
-        self.templates: list[Item] = []
-
-    def add(self, row: dict[str, str], line: int) -> None:
-        """Take one row in."""
-        template, name = row.get("template", ""), row["class"]
-        if template and template not in {t.value for t in self.templates}:
-            self.templates.append(Item(template, line))
-        if not name and not row["description"]:
-            return
-        if not name:
-            raise self.source.wrong(line, "a description without a class")
-        aliases = self.classes.setdefault(name, Item([], line)).value
-        texts = self._of(row.get("set", "") or "main", name, line)
-        assert isinstance(aliases, list)
-        aliases += [Item(a, line) for a in row.get("aliases", "").split("|") if a.strip()]
-        texts.append(Item(row["description"], line))
-
-    def _of(self, group: str, name: str, line: int) -> list[Item]:
-        of_set = self.sets.setdefault(group, Item({}, line)).value
-        assert isinstance(of_set, dict)
-        texts = of_set.setdefault(name, Item([], line)).value
-        assert isinstance(texts, list)
-        return texts
-
-    def item(self) -> Item:
-        """Return it as a YAML file would have it."""
-        found = {
-            "classes": Item(dict(self.classes), 1),
-            "descriptions": Item(dict(self.sets), 1),
-            "templates": Item(self.templates or [Item("{}", 1)], 1),
-        }
-        return Item(dict(found), 1)
-
-
-def _table(rows: Iterator[tuple[int, list[str]]], source: Source) -> Item:
-    header = [name.lower() for name in next(rows, (1, []))[1]]
-    if missing := [name for name in _CSV_NEEDED if name not in header]:
-        raise source.wrong(
-            1,
-            f"no column {' and '.join(missing)}; a CSV prompt set has "
-            f"{', '.join(_CSV_NEEDED)} and perhaps {', '.join(_CSV_KNOWN)}",
-        )
-    if odd := [n for n in header if n not in _CSV_NEEDED + _CSV_KNOWN or header.count(n) > 1]:
-        known = ", ".join(_CSV_NEEDED + _CSV_KNOWN)
-        raise source.wrong(1, f"column {odd[0]!r} is none of {known}, each once")
-    table = _Table(source)
-    for line, cells in rows:
-        if len(cells) > len(header):
-            raise source.wrong(
-                line, f"{len(cells)} cells for {len(header)} columns; quote a text with a comma"
-            )
-        padded = cells + [""] * (len(header) - len(cells))
-        table.add(dict(zip(header, padded, strict=True)), line)
-    return table.item()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from embedstore.errors import UnknownName
 from embedstore.prompts.patterns import Pattern
-from embedstore.prompts.reading import Source, read_csv, read_text, read_yaml
+from embedstore.prompts.reading import Source, read_text, read_yaml
+from embedstore.prompts.tables import read_csv
 
 ENSEMBLES = ("templates", "descriptions", "all")
 NEGATED = ", negated"
