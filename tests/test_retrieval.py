@@ -264,6 +264,11 @@ def test_rankings_are_argsorts_whatever_the_blocks(cells, monkeypatch):
             assert sorted(order.tolist()) == list(range(40))
 
 
+def test_minus_zero_is_zero_and_the_smallest_numbers_are_told_apart():
+    values = np.array([[0.0, -0.0, 1e-40, -1e-40, 0.0, -0.0, -np.inf, 1.0]], dtype=np.float32)
+    assert ranking._falling(values)[0].tolist() == [7, 2, 0, 1, 4, 5, 3, 6]
+
+
 @pytest.mark.parametrize("at", [0, 3])
 def test_vector_of_zeros_is_alike_to_nothing_and_is_told(at):
     vectors = np.array([[1, 0], [1, 0.1], [-1, 0.1], [-1, 0], [1, 0.2]], dtype=float)

@@ -149,7 +149,7 @@ def _asked(
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.intp]]:
     """Ask every query: name to (q,), and the (q, k) nearest."""
     ks, most = task.asked.ks, max(task.asked.ks)
-    truth, asking = task.truth, task.queries
+    truth, asking = task.truth.astype(np.int16), task.queries  # small: gathered for every cosine
     gains = class_gains(len(task.classes), bool(task.asked.order))
     best = ideal_dcg(gains[truth[asking]], task.counts, ks)
     found: dict[str, list[NDArray[np.float64]]] = {}

@@ -16,7 +16,7 @@ from embedstore.errors import DataError
 from embedstore.types import Floats
 
 CELLS = 1 << 23
-"""Cosines held at a time; with what sorting and counting them takes, up to 0.8 GB."""
+"""Cosines held at a time; with what sorting and counting them takes, under 1 GB."""
 
 _ROW = 0xFFFFFFFF
 
