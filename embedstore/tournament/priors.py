@@ -66,6 +66,29 @@ def matching_weights(likelihood: NDArray[np.floating[Any]], shares: Doubles) -> 
     return best
 
 
+class Priors:
+    """What class weights are fitted on, each set of images once, by rows and true shares."""
+
+    def __init__(self, truth: NDArray[np.intp], classes: int) -> None:
+        self._truth, self._classes = truth, classes
+        self._fits: dict[bytes, tuple[int, NDArray[np.intp], Doubles]] = {}
+
+    def number(self, rows: NDArray[np.intp]) -> int:
+        """Note a set of images, and give it a number."""
+        shares = class_shares(self._truth[rows], self._classes)
+        return self._fits.setdefault(rows.tobytes(), (len(self._fits), rows, shares))[0]
+
+    def weights(self, likelihood: NDArray[np.floating[Any]]) -> Doubles:
+        """(k, n) of all images to (k, f) weights.
+
+        A fit does not start where another ended, near as that is: it would know of its labels.
+        """
+        fitted = np.empty((len(likelihood), len(self._fits)))
+        for number, rows, shares in self._fits.values():
+            fitted[:, number] = matching_weights(likelihood.take(rows, axis=1), shares)
+        return fitted
+
+
 def _mean(likelihood: NDArray[np.floating[Any]], weights: Doubles) -> Doubles:
     """(k,) mean probabilities."""
     each = np.einsum("k,kn->n", weights.astype(likelihood.dtype), likelihood)

@@ -21,12 +21,12 @@ from embedstore.metrics.ratio import mean_known
 from embedstore.solver.threads import crew
 from embedstore.tournament.areas import areas
 from embedstore.tournament.entries import Entries, Task
-from embedstore.tournament.priors import LOWEST, class_shares, matching_weights
+from embedstore.tournament.priors import LOWEST, Priors
 from embedstore.types import TRAIN, Floats
 
-_BLOCK = 16 << 20  # bytes of the cosines of a block
+_BLOCK = 16 << 20  # bytes of a block's logits
 Rows = NDArray[np.intp]
-Real = TypeVar("Real", Floats, NDArray[np.float64])
+Real = TypeVar("Real", np.float32, np.float64)
 
 METRICS = ("auroc", *FROM_COUNTS)
 """What variants may be ranked by."""
@@ -143,48 +143,61 @@ def scored(
         )
     wanted = [auroc] * len(sides) if isinstance(auroc, bool) else list(auroc)
     found = [Scores(np.zeros((v, k, k), np.int32), np.full(v, np.nan)) for _ in sides]
-    work = [_Side(task, side, area) for side, area in zip(sides, wanted, strict=True)]
+    priors = Priors(task.truth, k)
+    work = [_Side(task, side, area, priors) for side, area in zip(sides, wanted, strict=True)]
     step = max(1, _BLOCK // (4 * n * k))
     blocks = [slice(start, min(start + step, v)) for start in range(0, v, step)]
     images = torch.from_numpy(task.images).T
 
     def score(some: Sequence[slice]) -> None:
-        room = torch.empty((step * k, n))  # taken once: freed and taken anew it falls to pieces
+        room = torch.empty((step * (k - 1), n))  # once: freed and taken anew, memory fragments
         for block in some:
-            cosines, place = _cosines(entries, block, images, room)
+            margins, place = _margins(entries, block, images, room)
             for i, variant in enumerate(range(block.start, block.stop)):
-                likelihood = _likelihood(cosines[place[i]], task.temperature)
+                likelihood = _likelihood(margins[place[i]], task.temperature, np.float32)
+                weights = priors.weights(likelihood).astype(np.float32)
                 for side, out in zip(work, found, strict=True):
-                    out.counts[variant], out.auroc[variant] = side.score(likelihood)
+                    out.counts[variant], out.auroc[variant] = side.score(likelihood, weights)
 
     with crew(len(blocks)) as team:
         team.each(score, team.shares(blocks))
     return found
 
 
-def _cosines(
+def _margins(
     entries: Entries, block: slice, images: torch.Tensor, room: torch.Tensor
 ) -> tuple[Floats, NDArray[np.intp]]:
-    """Cosines of the distinct sets of a block, (u, n), and which each class has, (b, k)."""
-    sets, place = np.unique(entries.sets[block], return_inverse=True)
-    vectors = torch.from_numpy(entries.vectors(sets))
-    cosines: Floats = torch.mm(vectors, images, out=room[: len(sets)]).numpy()
-    return cosines, place.reshape(-1, entries.sets.shape[1])
+    """Cosines less the last class's, (u, n) in `room`, and which each class has, (b, k - 1).
+
+    All that a softmax sees; one product fewer, and the difference of two vectors loses fewer digits
+    than that of two cosines. Classes worded alike share theirs.
+    """
+    sets = entries.sets[block].astype(np.intp)
+    codes = sets[:, :-1] * len(entries.starts) + sets[:, -1:]
+    distinct, place = np.unique(codes, return_inverse=True)
+    pairs = np.stack(np.divmod(distinct, len(entries.starts)))
+    used, which = np.unique(pairs, return_inverse=True)
+    one, other = entries.vectors(used)[which.reshape(pairs.shape)]
+    apart = torch.from_numpy(one - other)
+    margins: Floats = torch.mm(apart, images, out=room[: len(apart)]).numpy()
+    return margins, place.reshape(codes.shape)
 
 
-def _likelihood(cosines: Real, temperature: float) -> Real:
-    """(k, n) in place to exp(logit less the image's largest)."""
-    cosines -= cosines.max(axis=0)
-    cosines /= temperature
-    np.maximum(cosines, LOWEST, out=cosines)
-    return np.exp(cosines, out=cosines)
+def _likelihood(margins: NDArray[Any], temperature: float, kind: type[Real]) -> NDArray[Real]:
+    """(k - 1, n) to (k, n) exp(logit less the image's largest)."""
+    logits = np.zeros((len(margins) + 1, margins.shape[1]), dtype=kind)
+    np.divide(margins, temperature, out=logits[:-1], casting="same_kind")
+    logits -= logits.max(axis=0)
+    np.maximum(logits, LOWEST, out=logits)
+    return np.exp(logits, out=logits)
 
 
 class _Side:
     """A side made ready: truth in its order, and what its areas' positives are."""
 
-    def __init__(self, task: Task, side: Side, area: bool) -> None:
-        self.side = side
+    def __init__(self, task: Task, side: Side, area: bool, priors: Priors) -> None:
+        self.rows = side.rows
+        self.fit = np.array([priors.number(fit) for fit in side.fits], dtype=np.intp)[side.part]
         self.all = len(side.rows) == len(task.images) and bool((np.diff(side.rows) > 0).all())
         self.k = len(task.classes)
         truth = task.truth[side.rows]
@@ -192,28 +205,18 @@ class _Side:
         kinds = [1] if self.k == 2 else list(range(self.k))
         self.kinds = kinds if area else []
         self.positive = truth == np.array(kinds)[:, None]
-        self.shares = [class_shares(task.truth[fit], self.k) for fit in side.fits]
 
-    def score(self, likelihood: Floats) -> tuple[NDArray[np.intp], float]:
-        """(k, n) of one variant to its counts (k, k) and area."""
-        own = likelihood if self.all else likelihood.take(self.side.rows, axis=1)
-        if self.side.fits:
-            weights = self._weights(likelihood)
-            own = own * (weights if weights.shape[1] == 1 else weights.take(self.side.part, axis=1))
+    def score(self, likelihood: Floats, weights: Floats) -> tuple[NDArray[np.intp], float]:
+        """(k, n) of one variant and its class weights (k, f) to its counts (k, k) and area."""
+        own = likelihood if self.all else likelihood.take(self.rows, axis=1)
+        if len(self.fit):
+            own = own * weights.take(self.fit, axis=1)
         cells = self.row + _answers(own)
         counts = np.bincount(cells, minlength=self.k**2).reshape(self.k, self.k)
         if not self.kinds:
             return counts, float("nan")
         each = areas(_odds(own, self.kinds), self.positive)
         return counts, float(mean_known(each[None])[0])
-
-    def _weights(self, likelihood: Floats) -> Floats:
-        """(k, f): what each class is multiplied by in each part."""
-        fitted = [
-            matching_weights(likelihood.take(fit, axis=1), shares)
-            for fit, shares in zip(self.side.fits, self.shares, strict=True)
-        ]
-        return np.stack(fitted, axis=1).astype(np.float32)
 
 
 def _answers(likelihood: Floats) -> NDArray[np.unsignedinteger[Any]]:
@@ -244,12 +247,14 @@ def _odds(likelihood: Floats, kinds: Sequence[int]) -> Floats:
 
 def probabilities(task: Task, entries: Entries, variant: int, side: Side) -> NDArray[np.float64]:
     """(m, k) of one variant for the rows of a side, as `scored` has them, in float64."""
-    vectors = torch.from_numpy(entries.vectors(entries.sets[variant]))
-    cosines = (vectors @ torch.from_numpy(task.images).T).numpy().astype(np.float64)
-    likelihood = _likelihood(cosines, task.temperature)
+    images = torch.from_numpy(task.images).T
+    room = torch.empty((len(task.classes) - 1, len(task.images)))
+    margins, place = _margins(entries, slice(variant, variant + 1), images, room)
+    likelihood = _likelihood(margins[place[0]], task.temperature, np.float64)
     own = likelihood[:, side.rows]
-    for part, fit in enumerate(side.fits):
-        shares = class_shares(task.truth[fit], len(own))
-        own[:, side.part == part] *= matching_weights(likelihood[:, fit], shares)[:, None]
+    if side.fits:
+        priors = Priors(task.truth, len(own))
+        numbers = np.array([priors.number(fit) for fit in side.fits])
+        own *= priors.weights(likelihood)[:, numbers[side.part]]
     p: NDArray[np.float64] = (own / own.sum(axis=0)).T
     return p
