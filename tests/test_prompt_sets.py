@@ -378,6 +378,11 @@ BAD = {
     "form": (GOOD.replace("{A: fat", "{form: noun, A: fat"), 2, "is of the form 'noun'"),
     "no form": (GOOD.replace("['It is {}']", "{noun: ['{}']}"), 2, "needs a `form:`"),
     "negation": (GOOD.replace("B: dense", "B: dense, negations: {C: x}"), 2, "'C', no class"),
+    "name taken": (
+        GOOD.replace("B: dense}", "B: dense, negations: {A: slim}}, 'd, negated': {A: x, B: y}"),
+        2,
+        "two descriptions are called 'd, negated'",
+    ),
     "negation same": (
         GOOD.replace("B: dense", "B: dense, negations: {A: dense}"),
         2,
@@ -409,6 +414,7 @@ BAD_CSV = {
     "no class": ("class,description\nA,fat\n,dense\n", 3, "without a class"),
     "no text": ("class,description\nA,fat\nB,\n", 3, "description of B in 'main' is empty"),
     "brace": ('class,description\nA,"fat\nor so"\nB,dense}\n', 4, "unbalanced brace"),
+    "lines": ('class,description,template\nA,fat,"{}\n{x\ny}"\nB,dense,\n', 2, "slot {x y}"),
     "quote": ('class,description\nA,"fat\n', 2, "is not CSV"),
     "one class": ("class,description\nA,fat\n", 1, "1 class"),
 }
@@ -421,6 +427,7 @@ def test_bad_csv_is_one_line_with_file_line_and_reason(case: str, tmp_path: Path
         of(text, tmp_path, "mine.csv")
     assert str(caught.value).startswith(f"{tmp_path / 'mine.csv'}:{line}: ")
     assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["mine.yaml", "mine.csv"])

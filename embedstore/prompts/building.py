@@ -130,6 +130,8 @@ def _descriptions(
         found += _of_set(name, of_set, classes, slots, source)
     if not found:
         raise source.wrong(item.line, "descriptions are empty")
+    if twice := [n for n, times in Counter(d.name for d in found).items() if times > 1]:
+        raise source.wrong(item.line, f"two descriptions are called {twice[0]!r}; rename one")
     return tuple(found)
 
 

@@ -65,7 +65,13 @@ def expand(prompts: PromptSet, classes: Sequence[str] | None = None) -> Iterator
     for ensemble in ensembles:
         _check_size(ensemble, chosen.values())
     return chain(
-        (v for pair in _pairs(prompts) for v in _singles(prompts, pair, chosen)),
+        (
+            v
+            for d, described in _described(prompts)
+            for t in prompts.templates
+            if d.fits(t)
+            for v in _singles((t, d), described, chosen)
+        ),
         (v for ensemble in ensembles for v in _averaged(ensemble, chosen)),
     )
 
@@ -101,10 +107,11 @@ def _sentence(template: Pattern, text: Pattern, choice: Mapping[str, int]) -> st
     return template.render(choice, text.render(choice))
 
 
-def _singles(prompts: PromptSet, pair: Pair, chosen: Mapping[str, str]) -> Iterator[Variant]:
+def _singles(
+    pair: Pair, described: Mapping[str, str], chosen: Mapping[str, str]
+) -> Iterator[Variant]:
     template, description = pair
     slots = _axes(pair, chosen.values())
-    described = _described(prompts, description)
     for serial, choice in enumerate(choices(slots), 1):
         sentences = {
             value: tuple(
@@ -114,16 +121,16 @@ def _singles(prompts: PromptSet, pair: Pair, chosen: Mapping[str, str]) -> Itera
         }
         number = _number(template, serial if slots else 0)
         name = f"{description.name} {number}: {template.pattern.render(choice)}"
-        parts = described | {"template": template.pattern.text}
+        parts = {**described, "template": template.pattern.text}
         yield Variant(name, sentences, parts | _picked(slots, choice))
 
 
-def _described(prompts: PromptSet, description: Description) -> dict[str, str]:
-    """Say of which descriptions a variant is."""
-    parts = {"descriptions": description.base}
-    if any(d.negated for d in prompts.descriptions):
-        parts["negation"] = "yes" if description.negated else "no"
-    return parts
+def _described(prompts: PromptSet) -> Iterator[tuple[Description, dict[str, str]]]:
+    """Yield the ways to describe the classes, and the parts of a variant that say which."""
+    negations = any(d.negated for d in prompts.descriptions)
+    for d in prompts.descriptions:
+        negation = {"negation": "yes" if d.negated else "no"} if negations else {}
+        yield d, {"descriptions": d.base} | negation
 
 
 def _picked(slots: Mapping[str, Slot], choice: Mapping[str, int]) -> dict[str, str]:
@@ -158,9 +165,9 @@ def _ensembles(prompts: PromptSet) -> Iterator[_Ensemble]:
 
 def _over_templates(prompts: PromptSet) -> Iterator[_Ensemble]:
     """Each way to describe the classes, over all its sentences."""
-    for d in prompts.descriptions:
+    for d, described in _described(prompts):
         pairs = [(t, d) for t in prompts.templates if d.fits(t)]
-        parts = {"ensemble": "templates"} | _described(prompts, d)
+        parts = {"ensemble": "templates"} | described
         yield _Ensemble(f"{d.name}: all templates", pairs, parts)
 
 

@@ -16,6 +16,7 @@ from embedstore.errors import UsageError
 
 MAX_BYTES = 1_000_000
 _MAX_DEPTH = 16
+_SHOWN = 400  # characters of a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,10 @@ class Source:
     where: str
 
     def wrong(self, line: int, text: str) -> UsageError:
-        """Make the error that names file and line."""
-        return UsageError(f"{self.where}:{line}: {text}")
+        """Make the error that names file and line, in one line of a readable length."""
+        words = " ".join(text.split())
+        short = words if len(words) <= _SHOWN else f"{words[:_SHOWN]}…"
+        return UsageError(f"{self.where}:{line}: {short}")
 
     def mapping(self, item: Item, what: str) -> dict[str, Item]:
         """Return the mapping an item must be."""
