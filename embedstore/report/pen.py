@@ -74,6 +74,10 @@ class Pen:
         self._rules.append(self._y + _GAP // 2)
         self._y += _GAP + 1
 
+    def space(self) -> None:
+        """Leave some room."""
+        self._y += _GAP // 2
+
     def finished(self) -> Image.Image:
         """Draw it all."""
         whole = Image.new("RGB", (self._width, self._y + _GAP), _GROUND)
