@@ -107,7 +107,7 @@ class In:
             if series.dtype.is_integer():  # no whole number is 0.5
                 wanted = [int(v) for v in wanted if v == int(v)]
             listed = pl.Series(wanted, dtype=series.dtype, strict=False).implode()
-            found = series.is_in(listed).zip_with(series.is_not_null(), found)
+            found = series.is_in(listed)
         return found | series.is_null() if None in self.values else found
 
 

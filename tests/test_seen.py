@@ -20,8 +20,9 @@ from embedstore.images.decode import decode
 from embedstore.images.recipe import RECIPES, frame, picture
 from embedstore.manifest import read_manifest
 from embedstore.seen import seen
-from embedstore.store import Store
+from embedstore.store import Kept, Store
 from embedstore.types import Recipe, Sample
+from embedstore.writer import Writer
 
 MAMMOGRAPHY = replace(RECIPES["mammography"], size=(48, 48))
 
@@ -127,6 +128,22 @@ def test_a_private_path_and_a_relative_one_are_said(
     monkeypatch.chdir("/")
     (elsewhere,) = seen(store, backbone.spec, [1])
     assert str(elsewhere).startswith("no such file from here (extract ran in another folder?)")
+
+
+def test_a_kept_picture_of_other_bytes_is_not_shown(tmp_path: Path) -> None:
+    spec = Sums(plain(8)).spec
+    levels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    digests = [bytes([n]) * 16 for n in range(2)]
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_samples([Sample(f"{n}", Path("x"), private=True) for n in range(2)])
+        writer.add_spec(spec, {})
+        of_vectors = np.frombuffer(b"".join(digests), np.uint8).reshape(2, 16)
+        writer.append(spec, np.arange(2), np.ones((2, 6)), of_vectors)
+        writer.keep(spec.recipe, np.arange(2), [Kept(digests[0], levels, 0)] * 2)
+        writer.commit()
+    same, other = seen(Store.open(tmp_path / "s.zarr"), spec, [0, 1])
+    np.testing.assert_array_equal(same, levels)
+    assert other == "the store does not keep the path"
 
 
 def test_what_the_store_does_not_have_is_said(films: Path, tmp_path: Path) -> None:

@@ -124,6 +124,25 @@ def test_whole_numbers_are_compared_as_such() -> None:
     assert parse("accession not in []").keep(table).tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("op", ORDER)
+def test_either_side_may_be_the_column(op: str) -> None:
+    ages = np.arange(48, 53)
+    table = pl.DataFrame({"age": ages, "score": ages + 0.5, "name": [f"{a}" for a in ages]})
+    by = {"==": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal"}
+    compare = getattr(np, by.get(op) or {">": "greater", ">=": "greater_equal"}[op])
+    for column, values, constant in (
+        ("age", ages, 50),
+        ("age", ages, 50.0),
+        ("score", ages + 0.5, 50.5),
+        ("name", ages, "50"),
+    ):
+        number = float(constant)
+        found = parse(f"{constant!r} {op} {column}").keep(table)
+        np.testing.assert_array_equal(found, compare(number, values))
+        found = parse(f"{column} {op} {constant!r}").keep(table)
+        np.testing.assert_array_equal(found, compare(values, number))
+
+
 FILMS = pl.DataFrame(
     {
         "id": ["a", "b", "c", "d"],
