@@ -179,7 +179,8 @@ class _Reader:
 
     def rest(self, line: int, character: int) -> str:
         """Show what comes from a place on, both counted from 1; character 0 is the end."""
-        rest = self._lines[min(line, len(self._lines)) - 1].decode()[character - 1 :] if character > 0 else ""
+        whole = self._lines[min(line, len(self._lines)) - 1].decode()
+        rest = whole[character - 1 :] if character > 0 else ""
         return _short(self.restored(rest[:_MOST_SHOWN])) if rest else "its end"
 
     def _written(self, word: str) -> str:
