@@ -106,18 +106,19 @@ def test_probabilities_are_the_zero_shot_heads():
 @pytest.mark.parametrize("levels", [1, 2, 7, 10_000])
 def test_areas_count_ties_half(levels):
     rng = np.random.default_rng(levels)
-    scores = rng.integers(0, levels, (5, 501)).astype(np.float32) / 7
-    positive = rng.random((5, 501)) < 0.3
+    scores = rng.integers(0, levels, (4, 3, 501)).astype(np.float32) / 7
+    positive = rng.random((3, 501)) < 0.3
     found = areas(scores, positive)
-    for area, score, truth in zip(found, scores, positive, strict=True):
-        assert area == pytest.approx(sk.roc_auc_score(truth, score), abs=1e-12)
+    for v, r in product(range(4), range(3)):
+        expected = sk.roc_auc_score(positive[r], scores[v, r])
+        assert found[v, r] == pytest.approx(expected, abs=1e-12)
 
 
 def test_areas_of_one_side_only_are_unknown():
-    scores = np.array([[0.1, 0.2, 0.3]], dtype=np.float32)
+    scores = np.array([[[0.1, 0.2, 0.3]]], dtype=np.float32)
     for side in (True, False):
         assert np.isnan(areas(scores, np.full((1, 3), side))).all()
-    assert np.isnan(areas(scores[:, :1], np.ones((1, 1), bool))).all()
+    assert np.isnan(areas(scores[:, :, :1], np.ones((1, 1), bool))).all()
 
 
 def test_a_class_the_side_lacks_is_left_out_of_the_mean():
@@ -149,7 +150,8 @@ def test_blocks_and_threads_change_nothing(monkeypatch):
     entries, _ = some_entries(directions, variants=50)
     sides = [t.tested_side(task, True), *(t.choosing_side(r, False) for r in t.choosing_rows(task))]
     whole = t.scored(task, entries, sides)
-    monkeypatch.setattr("embedstore.tournament.scores._BLOCK", 3 * 4 * 400 * 4)
+    monkeypatch.setattr("embedstore.tournament.scores._BLOCK", 7 * 4 * 400 * 4)
+    monkeypatch.setattr("embedstore.tournament.scores._PIECE", 3 * 4 * 400 * 4)
     for one, other in zip(whole, t.scored(task, entries, sides), strict=True):
         assert np.abs(one.counts - other.counts).sum() <= 4  # an image on the border, by rounding
         assert one.auroc == pytest.approx(other.auroc, abs=1e-5)

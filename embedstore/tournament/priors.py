@@ -79,13 +79,14 @@ class Priors:
         return self._fits.setdefault(rows.tobytes(), (len(self._fits), rows, shares))[0]
 
     def weights(self, likelihood: NDArray[np.floating[Any]]) -> Doubles:
-        """(k, n) of all images to (k, f) weights.
+        """(v, k, n) of all images to (v, k, f) weights.
 
         A fit does not start where another ended, near as that is: it would know of its labels.
         """
-        fitted = np.empty((len(likelihood), len(self._fits)))
-        for number, rows, shares in self._fits.values():
-            fitted[:, number] = matching_weights(likelihood.take(rows, axis=1), shares)
+        fitted = np.empty((*likelihood.shape[:2], len(self._fits)))
+        for out, one in zip(fitted, likelihood, strict=True):
+            for number, rows, shares in self._fits.values():
+                out[:, number] = matching_weights(one.take(rows, axis=1), shares)
         return fitted
 
 

@@ -1,6 +1,6 @@
 """Every variant scored: one pass over blocks of variants, a block's cosines by one product.
 
-Within a block each variant is worked on by itself, so that what is not a product stays in the
+Within a block a few variants are worked on at a time, so that what is not a product stays in the
 processor's cache; memory depends on the number of images, hardly on that of variants.
 """
 
@@ -25,6 +25,7 @@ from embedstore.tournament.priors import LOWEST, Priors
 from embedstore.types import TRAIN, Floats
 
 _BLOCK = 16 << 20  # bytes of a block's logits
+_PIECE = 3 << 19  # of those worked on at a time: with less, threads wait for the interpreter
 Rows = NDArray[np.intp]
 Real = TypeVar("Real", np.float32, np.float64)
 
@@ -145,7 +146,7 @@ def scored(
     found = [Scores(np.zeros((v, k, k), np.int32), np.full(v, np.nan)) for _ in sides]
     priors = Priors(task.truth, k)
     work = [_Side(task, side, area, priors) for side, area in zip(sides, wanted, strict=True)]
-    step = max(1, _BLOCK // (4 * n * k))
+    step, few = (max(1, size // (4 * n * k)) for size in (_BLOCK, _PIECE))
     blocks = [slice(start, min(start + step, v)) for start in range(0, v, step)]
     images = torch.from_numpy(task.images).T
 
@@ -153,11 +154,13 @@ def scored(
         room = torch.empty((step * (k - 1), n))  # once: freed and taken anew, memory fragments
         for block in some:
             margins, place = _margins(entries, block, images, room)
-            for i, variant in enumerate(range(block.start, block.stop)):
-                likelihood = _likelihood(margins[place[i]], task.temperature, np.float32)
+            for start in range(0, len(place), few):
+                own = margins[place[start : start + few]]
+                likelihood = _likelihood(own, task.temperature, np.float32)
                 weights = priors.weights(likelihood).astype(np.float32)
+                at = slice(block.start + start, block.start + start + len(own))
                 for side, out in zip(work, found, strict=True):
-                    out.counts[variant], out.auroc[variant] = side.score(likelihood, weights)
+                    out.counts[at], out.auroc[at] = side.score(likelihood, weights)
 
     with crew(len(blocks)) as team:
         team.each(score, team.shares(blocks))
@@ -184,10 +187,11 @@ def _margins(
 
 
 def _likelihood(margins: NDArray[Any], temperature: float, kind: type[Real]) -> NDArray[Real]:
-    """(k - 1, n) to (k, n) exp(logit less the image's largest)."""
-    logits = np.zeros((len(margins) + 1, margins.shape[1]), dtype=kind)
-    np.divide(margins, temperature, out=logits[:-1], casting="same_kind")
-    logits -= logits.max(axis=0)
+    """(v, k - 1, n) to (v, k, n) exp(logit less the image's largest)."""
+    v, others, n = margins.shape
+    logits = np.zeros((v, others + 1, n), dtype=kind)
+    np.divide(margins, temperature, out=logits[:, :-1], casting="same_kind")
+    logits -= logits.max(axis=1, keepdims=True)
     np.maximum(logits, LOWEST, out=logits)
     return np.exp(logits, out=logits)
 
@@ -206,43 +210,45 @@ class _Side:
         self.kinds = kinds if area else []
         self.positive = truth == np.array(kinds)[:, None]
 
-    def score(self, likelihood: Floats, weights: Floats) -> tuple[NDArray[np.intp], float]:
-        """(k, n) of one variant and its class weights (k, f) to its counts (k, k) and area."""
-        own = likelihood if self.all else likelihood.take(self.rows, axis=1)
+    def score(
+        self, likelihood: Floats, weights: Floats
+    ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """(v, k, n) and class weights (v, k, f) to counts (v, k, k) and areas (v,)."""
+        own = likelihood if self.all else likelihood.take(self.rows, axis=2)
         if len(self.fit):
-            own = own * weights.take(self.fit, axis=1)
-        cells = self.row + _answers(own)
-        counts = np.bincount(cells, minlength=self.k**2).reshape(self.k, self.k)
+            own = own * weights.take(self.fit, axis=2)
+        v, cells = len(own), self.k**2
+        place = self.row + _answers(own) + cells * np.arange(v)[:, None]
+        counts = np.bincount(place.ravel(), minlength=v * cells).reshape(v, self.k, self.k)
         if not self.kinds:
-            return counts, float("nan")
-        each = areas(_odds(own, self.kinds), self.positive)
-        return counts, float(mean_known(each[None])[0])
+            return counts, np.full(v, np.nan)
+        return counts, mean_known(areas(_odds(own, self.kinds), self.positive))
 
 
 def _answers(likelihood: Floats) -> NDArray[np.unsignedinteger[Any]]:
-    """(n,) the most likely of (k, n), the first of equals."""
-    best = likelihood[0].copy()
-    small = np.min_scalar_type(len(likelihood)).type
-    answer = np.zeros(len(best), dtype=small)
-    for c in range(1, len(likelihood)):
+    """(v, n) the most likely of (v, k, n), the first of equals."""
+    best = likelihood[:, 0].copy()
+    small = np.min_scalar_type(likelihood.shape[1]).type
+    answer = np.zeros(best.shape, dtype=small)
+    for c in range(1, likelihood.shape[1]):
         # c is above every answer so far; quicker than writing where it is better
-        np.maximum(answer, (likelihood[c] > best) * small(c), out=answer)
-        np.maximum(best, likelihood[c], out=best)
+        np.maximum(answer, (likelihood[:, c] > best) * small(c), out=answer)
+        np.maximum(best, likelihood[:, c], out=best)
     return answer
 
 
 def _odds(likelihood: Floats, kinds: Sequence[int]) -> Floats:
-    """(r, n) of each class against the others, which are summed without it: no digits are lost."""
-    k = len(likelihood)
-    odds = np.empty((len(kinds), likelihood.shape[1]), dtype=np.float32)
-    for row, c in zip(odds, kinds, strict=True):
-        others = [likelihood[j] for j in range(k) if j != c]
-        row[:] = others[0]
+    """(v, r, n) of a class against the others, which are summed without it: no digits are lost."""
+    v, k, n = likelihood.shape
+    odds = np.empty((v, len(kinds), n), dtype=np.float32)
+    for i, c in enumerate(kinds):
+        others = [likelihood[:, j] for j in range(k) if j != c]
+        odds[:, i] = others[0]
         for other in others[1:]:
-            row += other
-        np.maximum(row, np.finfo(np.float32).tiny, out=row)
-        np.divide(likelihood[c], row, out=row)
-    return odds
+            odds[:, i] += other
+    np.maximum(odds, np.finfo(np.float32).tiny, out=odds)
+    own = likelihood if len(kinds) == k else likelihood[:, kinds]
+    return np.divide(own, odds, out=odds)
 
 
 def probabilities(task: Task, entries: Entries, variant: int, side: Side) -> NDArray[np.float64]:
@@ -250,11 +256,11 @@ def probabilities(task: Task, entries: Entries, variant: int, side: Side) -> NDA
     images = torch.from_numpy(task.images).T
     room = torch.empty((len(task.classes) - 1, len(task.images)))
     margins, place = _margins(entries, slice(variant, variant + 1), images, room)
-    likelihood = _likelihood(margins[place[0]], task.temperature, np.float64)
-    own = likelihood[:, side.rows]
+    likelihood = _likelihood(margins[place], task.temperature, np.float64)
+    own = likelihood[0][:, side.rows]
     if side.fits:
         priors = Priors(task.truth, len(own))
         numbers = np.array([priors.number(fit) for fit in side.fits])
-        own *= priors.weights(likelihood)[:, numbers[side.part]]
+        own *= priors.weights(likelihood)[0][:, numbers[side.part]]
     p: NDArray[np.float64] = (own / own.sum(axis=0)).T
     return p
