@@ -478,6 +478,39 @@ def test_effects_compare_only_what_differs_in_one_part():
     )
 
 
+def test_effects_of_templates_are_averaged_over_their_own_slots():
+    parts = [
+        {"template": "{x}", "label": "p"},
+        {"template": "{x}", "label": "q"},
+        {"template": "{noun} {x}", "label": "p", "noun": "a"},
+        {"template": "{noun} {x}", "label": "p", "noun": "b"},
+        {"template": "{noun} {x}", "label": "q", "noun": "a"},
+        {"label": "p", "ensemble": "templates"},
+        {"label": "q", "ensemble": "templates"},
+    ]
+    values = np.array([0.1, 0.3, 0.2, 0.4, 0.5, 0.7, 0.8])
+    found = {(e.part, e.choice): e for e in t.effects(parts, values, np.ones((7, 1)))}
+    template = np.mean([(0.3 - 0.1) / 2, (0.5 - 0.3) / 2])
+    assert found["template", "{noun} {x}"].change == pytest.approx(template)
+    assert found["noun", "b"].change == pytest.approx(0.1)
+    assert found["noun", "b"].comparisons == 1
+    # within each template with its slot, and among the ensembles
+    label = np.mean([0.2, 0.5 - 0.2, 0.1]) / 2
+    assert found["label", "q"].change == pytest.approx(label)
+    assert found["label", "q"].comparisons == 3
+
+
+def test_large_ensembles_are_averaged_in_parts(monkeypatch):
+    entries, wordings = some_entries(np.eye(4))
+    sets = np.unique(entries.sets)
+    whole = entries.vectors(sets)
+    monkeypatch.setattr("embedstore.tournament.entries._SENTENCES", 2)
+    assert np.array_equal(entries.vectors(sets), whole)
+    unit = entries.sentences / np.linalg.norm(entries.sentences, axis=1, keepdims=True)
+    mean = unit[list(wordings[0][0])].mean(axis=0)
+    assert whole[entries.sets[0, 0]] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
+
+
 def test_an_entry_is_given_back_as_it_was():
     entries, wordings = some_entries(np.eye(4))
     assert [entries.wording(v) for v in range(len(entries))] == wordings

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from embedstore.errors import DataError
 from embedstore.types import Floats, unit_rows
 
+_SENTENCES = 1 << 14  # looked up at a time
+
 Wording = tuple[tuple[int, ...], ...]
 """Of one variant: for each class the numbers of its sentences, a repeated one counting twice."""
 
@@ -135,6 +137,9 @@ class Entries:
         """
         lengths = self.starts[sets + 1] - self.starts[sets]
         ends = np.cumsum(lengths)
+        if ends[-1] > _SENTENCES and len(sets) > 1:
+            half = len(sets) // 2
+            return np.concatenate([self.vectors(sets[:half]), self.vectors(sets[half:])])
         places = np.arange(ends[-1]) + np.repeat(self.starts[sets] - (ends - lengths), lengths)
         rows = unit_rows(self.sentences[self.members[places]])
         if len(rows) == len(sets):

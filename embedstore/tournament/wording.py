@@ -19,7 +19,8 @@ class Effect:
     part, choice
         The slot, template or description set, and what stood there.
     change
-        Of the metric, against the mean over all choices for this part with all else alike.
+        Of the metric, against the mean over all choices for this part with all else alike; but for
+        what some of the choices do not have, as a template's own slots: that is averaged over.
     answers
         (k,) the same of each class's share of the answers.
     comparisons
@@ -57,18 +58,24 @@ def effects(
     outcomes = np.column_stack([values, answers])
     out: list[Effect] = []
     for name in dict.fromkeys(name for v in known for name in parts[v]):
-        alike: dict[tuple[tuple[str, str], ...], list[int]] = defaultdict(list)
-        for v in known:
-            if name in parts[v]:
-                rest = sorted((key, x) for key, x in parts[v].items() if key != name)
-                alike[tuple(rest)].append(v)
-        out += _of_part(
-            name, [[(parts[v][name], v) for v in one] for one in alike.values()], outcomes
-        )
+        having = [v for v in known if name in parts[v]]
+        held = _held(name, [parts[v] for v in having])
+        alike: dict[tuple[str | None, ...], list[tuple[str, int]]] = defaultdict(list)
+        for v in having:
+            alike[tuple(parts[v].get(key) for key in held)].append((parts[v][name], v))
+        out += _of_part(name, list(alike.values()), outcomes)
     spread: dict[str, float] = defaultdict(float)
     for one in out:
         spread[one.part] = max(spread[one.part], abs(one.change))
     return sorted(out, key=lambda one: (-spread[one.part], one.part, -one.change))
+
+
+def _held(name: str, parts: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the other parts that every choice for this one has in some variant."""
+    by_choice: dict[str, set[str]] = defaultdict(set)
+    for one in parts:
+        by_choice[one[name]] |= one.keys()
+    return sorted(set.intersection(*by_choice.values()) - {name})
 
 
 def _of_part(
