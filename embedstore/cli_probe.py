@@ -28,6 +28,7 @@ from embedstore.cli_probe_options import (
     Level,
     Metrics,
     Order,
+    PromptFile,
     Prompts,
     Reference,
     Reliability,
@@ -65,6 +66,7 @@ def probe(
     few_shot: FewShot = "",
     label_fraction: Fractions = "",
     prompt: Prompts = None,
+    prompts: PromptFile = None,
     text_backbone: TextBackbone = "",
     save: Save = None,
     force: Force = False,
@@ -95,15 +97,17 @@ def probe(
     from embedstore.report.progress import progress
     from embedstore.report.reliability import draw_reliability, refuse_diagram
     from embedstore.store import Store
+    from embedstore.texts import read_prompts
 
     one_of("--level", level, LEVELS)
     one_of("--fuse", fuse, FUSIONS)
     _refuse_together(label, level, fuse, by, grid, sweep, save)
     refuse_unknown(metric or [])
     groupings = tuple(tuple(c.strip() for c in text.split(",")) for text in grouping or [])
-    parted = _split(split, folds, repeats, test_share)
+    parted = split_of(split, folds, repeats, test_share)
     bys = tuple(subgroups.By.parse(text) for text in by or [])
     heads = load_heads(head or ["logistic"], set_ or [])
+    said = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     tried = grids(heads, grid or []) if sweep else {}
     curve = _curve(few_shot, label_fraction, sweep)
     if save and curve != [None]:
@@ -137,15 +141,15 @@ def probe(
     saving: list[Callable[[], None]] = []  # once the scores are printed: they are not lost then
     with progress(err, "probing", "evaluations") as show:
         for spec in specs:
-            embeddings, texts = opened.read(spec), _texts(spec, prompt or [], text_backbone)
+            embeddings, texts = opened.read(spec), _texts(spec, said, text_backbone)
             for _, one, few in [job for job in jobs if job[0] == spec]:
                 how = replace(asked, grid=tried.get(one.name), few=few, texts=texts)
                 trial = judge(embeddings, label, one, one.name, how)
                 report = replace(trial.report, notes=trial.report.notes + opened.notes(spec))
                 if save:
                     precision = str(opened.provenance[spec.key]["precision"])
-                    place = places[spec.key, one.name]
-                    saving.append(partial(_save, place, one, trial, how, report, precision, force))
+                    fixed = (one, trial, how, report, precision, force)
+                    saving.append(partial(save_probe, places[spec.key, one.name], *fixed))
                 reports.append(report)
                 contenders[_named(report, contenders)] = trial.scored
                 show(len(reports), len(jobs))
@@ -216,7 +220,7 @@ def _refuse_reference(reference: str, specs: Sequence[Spec], heads: Sequence[Hea
         raise UsageError(f"--reference {reference}: give one of {', '.join(names)}")
 
 
-def _split(
+def split_of(
     given: str, folds: int | None, repeats: int | None, test_share: float
 ) -> SavedSplit | str | None:
     """Take --split, which leaves nothing to --folds, --repeats and --test-share."""
@@ -326,7 +330,7 @@ def _places(
     return places
 
 
-def _save(
+def save_probe(
     place: Path,
     head: Head,
     trial: Trial,
@@ -335,6 +339,7 @@ def _save(
     precision: str,
     force: bool,
 ) -> None:
+    """Fit a judged head to every labelled image, and save it."""
     from embedstore.evaluate import final
     from embedstore.saved import SavedProbe
 

@@ -52,6 +52,14 @@ Prompts = Annotated[
         "as their mean.",
     ),
 ]
+PromptFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="Such CLASS=SENTENCE lines in a file, as `prompts use --to` writes it.",
+    ),
+]
 TextBackbone = Annotated[
     str,
     typer.Option(help="NAME[@WEIGHTS] that reads --prompt; by default the vectors' own by name."),

@@ -196,12 +196,12 @@ class _Run:
 def _run(
     embeddings: Embeddings, label: str, make_probe: Callable[..., Any], name: str, how: Protocol
 ) -> _Run:
-    embeddings, how, fusing = _fused(embeddings, label, how)
+    embeddings, how, fusing = fused_by(embeddings, label, how)
     kept, labels, left_out = labelled(embeddings, label)
     classes = order_of(labels, how.order)
     truth = np.array([classes.index(v) for v in labels.tolist()], dtype=np.intp)
     make = _told(make_probe, name, classes, how.texts)
-    splits, leak, outside = _splits(kept, labels, how)
+    splits, leak, outside = splits_of(kept, labels, how)
     groups = linked(kept)
     sides = _sides(splits, truth, groups, how.few)
     found = _found(make, how.grid, kept, truth, groups, sides, how.seed)
@@ -231,7 +231,7 @@ def final(trial: Trial, how: Protocol) -> tuple[Fitted, float]:
     return fitted, fit_temperature(trial.answered.runs[0][seen], truth[seen])
 
 
-def _fused(
+def fused_by(
     embeddings: Embeddings, label: str, how: Protocol
 ) -> tuple[Embeddings, Protocol, tuple[str, ...]]:
     """Fuse vectors, and the split, where that is asked for; also return what is to be said."""
@@ -297,7 +297,7 @@ def _parameters(probe: Any) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k != "class_vectors"}
 
 
-def _splits(
+def splits_of(
     embeddings: Embeddings, labels: NDArray[np.str_], how: Protocol
 ) -> tuple[list[Split], str, tuple[str, ...]]:
     """Return the splits, what leaks through them, and what is to be said."""

@@ -14,6 +14,7 @@ from embedstore.arrays import is_tombstones
 from embedstore.chunks import Layout
 from embedstore.commit import layout_of
 from embedstore.errors import StoreError, UsageError
+from embedstore.kept_texts import layouts
 from embedstore.matching import Matching, prefixes
 from embedstore.privacy import adopt, same_patients
 from embedstore.store import Failure, Store
@@ -141,6 +142,7 @@ def _copy(writer: Writer, plan: Matching, on_progress: Progress) -> None:
         there = have.setdefault(of, np.zeros(plan.count, dtype=bool))
         _copy_set(writer, store, prefix, places, there)
         on_progress(done, len(jobs))
+    _copy_texts(writer, plan.stores)
     for store, places in zip(plan.stores, plan.places, strict=True):
         writer.add_failures(_failures(store, places, plan.names))
 
@@ -175,6 +177,20 @@ def _copy_set(
             blocks = (places[block] for block in blocks)
         writer.extend(layout_of(name, store.arrays[name]), blocks)
     have[places[rows[chosen]]] = True
+
+
+def _copy_texts(writer: Writer, stores: Sequence[Store]) -> None:
+    """Append the sentences that each store keeps, those of several once."""
+    have: dict[str, set[str]] = {}
+    for store in stores:
+        for key, spec in store.specs.items():
+            kept, there = store.texts(spec), have.setdefault(key, set())
+            fresh = [s for s in kept.sentences if s not in there]
+            if fresh:
+                sentence, vectors = layouts(spec)
+                writer.extend(sentence, [np.array(fresh, dtype=object)])
+                writer.extend(vectors, [kept.vectors[list(kept.places(fresh))]])
+                there.update(fresh)
 
 
 def _failures(store: Store, places: NDArray[np.int64], names: Sequence[str]) -> list[Failure]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 
@@ -37,3 +38,16 @@ def by_class(prompts: Sequence[str]) -> dict[str, list[str]]:
             raise UsageError(f"--prompt takes CLASS=SENTENCE, not {prompt!r}")
         found.setdefault(name.strip(), []).append(sentence.strip())
     return found
+
+
+def read_prompts(file: Path) -> list[str]:
+    """Read ``CLASS=SENTENCE`` lines, as `by_class` takes them; blank ones and # are left out."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read as UTF-8 text: {error}") from error
+    for number, line in enumerate(lines, 1):
+        name, equals, sentence = line.partition("=")
+        if line.strip() and line[0] != "#" and not (equals and name.strip() and sentence.strip()):
+            raise UsageError(f"{file}:{number}: a line is CLASS=SENTENCE, not {line!r}")
+    return [line for line in lines if line.strip() and line[0] != "#"]

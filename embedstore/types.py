@@ -375,7 +375,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON keeps them; what is not a number is None."""
-        plain: dict[str, Any] = _without_nan(asdict(self))
+        plain: dict[str, Any] = without_nan(asdict(self))
         return plain | {"spec": self.spec.to_dict() | {"key": self.spec.key}}
 
     @classmethod
@@ -402,14 +402,14 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """Put None for NaN, which JSON has no word for."""
     if isinstance(value, float) and value != value:
         return None
     if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
+        return {k: without_nan(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_without_nan(v) for v in value)
+        return type(value)(without_nan(v) for v in value)
     return value
 
 

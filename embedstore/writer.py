@@ -193,6 +193,10 @@ class Writer:
         others = [r for r in made.get("runs", ()) if r["started"] != run["started"]]
         made["runs"] = [*others, dict(run)]
 
+    def note_text(self, spec: Spec, said: Mapping[str, Any]) -> None:
+        """Note in the provenance of a Spec what its text side says of itself."""
+        self._state["embeddings"][spec.key]["provenance"]["text"] = dict(said)
+
     def append(
         self,
         spec: Spec,

@@ -86,6 +86,12 @@ class OpenClipBackbone:
         return features
 
     @property
+    def logit_scale(self) -> float | None:
+        """What cosines were multiplied by in training, the inverse of a temperature."""
+        scale = getattr(self.model, "logit_scale", None)
+        return None if scale is None else float(scale.exp())
+
+    @property
     def context_length(self) -> int:
         """The longest text that `encode_text` reads whole, in tokens."""
         return int(self.tokenizer.context_length)
