@@ -2,7 +2,7 @@
 
 A variant has collapsed where the classes other than its commonest answer get less than a quarter of
 the answers that they are due by their share of the images. Where the class makes up 25, 48, 77 or
-95 % of the images that is from 82, 87, 95 or 99 % of the answers on, so that being right about a
+95 % of the images that is from 81, 87, 94 or 99 % of the answers on, so that being right about a
 common class is none.
 Classes never answered are told of beside it: a rare one may be missing where nothing collapsed.
 """
