@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from embedstore.backbones import load_backbone
     from embedstore.errors import EmbedstoreError
     from embedstore.manifest import read_manifest
-    from embedstore.search import neighbours
     from embedstore.store import Store
     from embedstore.types import Embeddings, Recipe, Report, Sample, Spec, Split
 
@@ -30,7 +29,6 @@ __all__ = [
     "Split",
     "Store",
     "load_backbone",
-    "neighbours",
     "open",
     "read_manifest",
 ]
@@ -39,7 +37,6 @@ _HOMES = {
     "EmbedstoreError": "errors",
     "Store": "store",
     "load_backbone": "backbones",
-    "neighbours": "search",
     "read_manifest": "manifest",
 }
 

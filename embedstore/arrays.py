@@ -47,7 +47,7 @@ class Arrays:
         with self._as_committed(layout):
             return read_rows(self.path, layout, self.rows(name), wanted, self._maps, self.verify)
 
-    def _mapped(self, name: str) -> NDArray[Any] | None:
+    def mapped(self, name: str) -> NDArray[Any] | None:
         """Memory-map an array, read-only; None where that cannot be, or must be verified."""
         layout = self._layout(name)
         with self._as_committed(layout):
@@ -136,4 +136,4 @@ def is_tombstones(array: str) -> bool:
 def set_of(array: str) -> str:
     """Return what has one row for each row of an array: its set, "samples" or "failures"."""
     top, _, _ = array.partition("/")
-    return array.rpartition("/")[0] if top in {"embeddings", "pixels"} else top
+    return array.rpartition("/")[0] if top in {"embeddings", "pixels", "texts"} else top

@@ -34,12 +34,18 @@ from embedstore.leftovers import (
 )
 from embedstore.lock import lock_of, write_lock
 from embedstore.metadata import describe_again, metadata_trouble, own_metadata
+from embedstore.saved_index import folder_of, in_use, load
 from embedstore.store import FAILURE_COLUMNS, SAMPLE_COLUMNS, Store
 
 _OF_EACH_IMAGE = ("rows", "digests", "cut", "stat")
-_SET = {"embeddings": ("vectors", *_OF_EACH_IMAGE), "pixels": ("values", *_OF_EACH_IMAGE)}
+_SET = {
+    "embeddings": ("vectors", *_OF_EACH_IMAGE),
+    "pixels": ("values", *_OF_EACH_IMAGE),
+    "texts": ("sentence", "vectors"),
+}
 _TOMBSTONES = {"samples/deleted": "samples/id", "failures/dropped": "failures/id"}
 _SETS = ("embeddings/", "pixels/")
+_HAVE_VECTORS = ("embeddings/", "texts/")
 _UNKNOWN = np.iinfo(np.int64).min
 
 
@@ -60,6 +66,7 @@ def check(path: Path | str, on_progress: Progress = lambda done, total: None) ->
     path = Path(path)
     work = _Check(open_store(path), on_progress)
     work.run()
+    _check_indices(work)
     find_strays(path, work.result)
     return work.result
 
@@ -82,6 +89,7 @@ def repair(path: Path | str, on_progress: Progress = lambda done, total: None) -
         with write_lock(lock_of(path)):
             work = _Check(open_store(path), on_progress)
             work.run()
+            _check_indices(work)
             find_strays(path, work.result, locked=True)
             describe_again(work.store)
             for file in work.result.leftovers:
@@ -92,6 +100,18 @@ def repair(path: Path | str, on_progress: Progress = lambda done, total: None) -
     found = work.result.findings
     work.result.findings = [f for f in found if f.kind not in {"leftover", "lock"}]
     return work.result
+
+
+def _check_indices(work: _Check) -> None:
+    """Add the indices that are damaged: they are made of what is in the store, and not missed."""
+    for key in in_use(work.store, work.store.specs.values()):
+        spec = work.store.specs[key]
+        try:
+            load(work.store, spec)
+        except StoreError as error:
+            where = str(folder_of(work.store, spec))
+            what = f"the index of {spec.backbone} cannot be used"
+            work.result.findings.append(Finding("index", where, what, str(error), True))
 
 
 @dataclass(slots=True)
@@ -147,9 +167,9 @@ class _Check:
             if spec.key != key:
                 what = f"the Spec of key {key} was changed after it was written"
                 self.add("spec", "zarr.json", what, COPY)
-        known = {f"embeddings/{key}" for key in self.store.specs}
         for prefix in _sets(self.store):
-            if prefix.startswith("embeddings/") and prefix not in known:
+            key = prefix.rpartition("/")[2]
+            if prefix.startswith(_HAVE_VECTORS) and key not in self.store.specs:
                 self.add("spec", "zarr.json", f"there is no Spec for {prefix}", COPY)
 
     # the chunks
@@ -192,7 +212,7 @@ class _Check:
         elif (leaf in {"rows", "dropped"} and name.startswith(_SETS)) or name in _TOMBSTONES:
             known = self.rows.setdefault(name, np.full(self.store.rows(name), _UNKNOWN))
             known[start : start + len(block)] = block
-        elif leaf in {"vectors", "digests"} and name.startswith(_SETS):
+        elif leaf in {"vectors", "digests"} and name.startswith((*_SETS, *_HAVE_VECTORS)):
             self._look_at_values(name, leaf, block, start)
 
     def _look_at_values(self, name: str, leaf: str, block: NDArray[Any], start: int) -> None:
@@ -221,7 +241,7 @@ class _Check:
 
     def _samples(self, name: str, start: int, stop: int) -> tuple[str, ...]:
         """Return the ids of the samples that these rows of an array are of."""
-        if name.startswith("failures/") or is_tombstones(name):
+        if name.startswith(("failures/", "texts/")) or is_tombstones(name):
             return ()
         if not self._ids:
             self._ids = _known_ids(self.store)
@@ -299,7 +319,7 @@ def _chunk_trouble(file: Path, layout: Layout, error: Exception) -> tuple[str, s
 
 def _chunk_todo(name: str, ids: Sequence[str], shown: int = 3) -> str:
     listed = ", ".join(ids[:shown]) + (f" and {len(ids) - shown} more" if len(ids) > shown else "")
-    if name.startswith("failures/"):
+    if name.startswith(("failures/", "texts/")):
         return f"{COPY}, or extract into a new store"
     if not ids:
         return f"{COPY}, or extract into a new store; which images it is of cannot be told"

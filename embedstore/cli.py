@@ -23,14 +23,14 @@ from embedstore import (
     cli_predict,
     cli_probe,
     cli_prompts,
+    cli_prompts_bench,
     cli_retrieve,
+    cli_search,
     cli_split,
     cli_view,
 )
 from embedstore.cli_console import err, out, say, tell_failures
-from embedstore.cli_probe import specs_of
-from embedstore.cli_probe_options import Verify
-from embedstore.errors import EmbedstoreError, ManifestError, UsageError
+from embedstore.errors import EmbedstoreError, ManifestError
 
 if TYPE_CHECKING:
     from embedstore.store import Store
@@ -43,6 +43,8 @@ app = typer.Typer(
 )
 app.add_typer(cli_backbones.app, name="backbones")
 app.add_typer(cli_prompts.app, name="prompts")
+cli_prompts.app.command()(cli_prompts_bench.bench)
+cli_prompts.app.command()(cli_prompts_bench.use)
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -60,6 +62,8 @@ app.command()(cli_audit.audit)
 app.command()(cli_predict.predict)
 app.command()(cli_retrieve.retrieve_eval)
 app.command()(cli_split.split)
+app.command()(cli_search.index)
+app.command()(cli_search.search)
 app.command()(cli_view.view)
 app.command()(cli_check.check)
 app.command()(cli_export.export)
@@ -89,39 +93,6 @@ def info(store: StorePath, as_json: AsJson = False) -> None:
     if len(opened.hidden):
         say(out, f"{len(opened.hidden)} deleted samples until `embedstore compact {store}`")
     tell_failures(failures)
-
-
-@app.command()
-def search(
-    store: StorePath,
-    image: Annotated[str, typer.Option("--id", help="The image to start from.")],
-    k: Annotated[int, typer.Option("-k", "--neighbours", help="How many.", min=1)] = 5,
-    backbone: Annotated[
-        str, typer.Option(help="Name or key; needed where the store has several.")
-    ] = "",
-    include_same_patient: Annotated[
-        bool, typer.Option(help="Let images of the same patient be found.")
-    ] = False,
-    verify: Verify = False,
-    as_json: AsJson = False,
-) -> None:
-    """Find the images most like one, from other patients (exact cosine search)."""
-    from dataclasses import asdict
-
-    from embedstore.report.table import neighbour_table
-    from embedstore.search import neighbours
-    from embedstore.store import Store
-
-    opened = Store.open(store, verify)
-    specs = specs_of(opened, [backbone] if backbone else None)
-    if len(specs) > 1:
-        names = ", ".join(s.backbone for s in specs)
-        raise UsageError(f"{store} has embeddings of {names}; choose one with --backbone")
-    found = neighbours(opened.read(specs[0]), image, k, include_same_patient)
-    if as_json:
-        print(json.dumps([asdict(n) for n in found], indent=2))
-        return
-    out.print(neighbour_table(image, found, opened.labels))
 
 
 @app.command()

@@ -98,28 +98,22 @@ def _extracted(
 ) -> Store:
     """Embed the images as the probe's vectors were made, into a store that does not last."""
     from embedstore.archive import holds_dicom
-    from embedstore.backbones import load_backbone
     from embedstore.cli_extract import archived_images
-    from embedstore.extract import extract
+    from embedstore.embed import embed_images
     from embedstore.manifest import read_manifest
-    from embedstore.plan import choose, choose_device
     from embedstore.readers import SECONDS
     from embedstore.report.progress import progress
-    from embedstore.store import Store
 
     if source.is_dir() and holds_dicom(source):
         table = archived_images(source, None, "", None, "first", workers, SECONDS)
     else:
         table = read_manifest(source, pairs(column or []))
     samples = table.samples
-    chosen = choose_device(device)
-    pooling = probe.spec.pooling if probe.spec.pooling == "pre-projection" else ""
-    model = load_backbone(backbone or probe.spec.backbone, probe.spec.recipe, pooling, chosen)
-    probe.spec.require(model.spec)
-    plan = choose(chosen, probe.precision, 0, workers, len(samples))
     with progress(err, "extracting") as show:
-        summary = extract(samples, folder / "images.zarr", [model], plan, on_progress=show)
+        store, summary = embed_images(
+            samples, folder, probe.spec, probe.precision, backbone, device, workers, show
+        )
     tell_failures(summary.failures)
     if len(summary.failures) == len(samples):
         raise DataError(f"none of the {len(samples)} images could be used")
-    return Store.open(folder / "images.zarr")
+    return store

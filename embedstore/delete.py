@@ -109,8 +109,9 @@ def compact(path: Path | str, on_progress: Progress = lambda done, total: None) 
     """Write a store anew without what is deleted and dropped, and remove the files of before.
 
     One commit; killed at any moment, the store is as it was or compacted, and compacting again
-    does the rest. Meanwhile the disk holds what stays twice. Readers that opened the store before
-    are told to open it again. Deleted samples also leave the linkage table beside the store.
+    does the rest. An index of vectors that are written anew goes too: it held the deleted ones.
+    Meanwhile the disk holds what stays twice. Readers that opened the store before are told to
+    open it again. Deleted samples also leave the linkage table beside the store.
 
     Raises
     ------
@@ -163,6 +164,9 @@ class _Compaction:
         """(n,): which rows of the arrays of a set are visible."""
         if prefix == "samples":
             count, places = self.store.rows("samples/id"), self.store.visible
+        elif prefix.startswith("texts/"):  # of no sample
+            count = self.store.rows(f"{prefix}/sentence")
+            places = np.arange(count)
         elif prefix == "failures":
             count = self.store.rows("failures/id")
             places = np.array(list(self.store.failed()), dtype=np.intp)

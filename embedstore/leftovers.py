@@ -14,6 +14,7 @@ from embedstore.chunks import TEMPORARY, Layout
 from embedstore.commit import layout_of
 from embedstore.errors import StoreError
 from embedstore.lock import lock_of
+from embedstore.saved_index import FOLDER, in_use
 from embedstore.store import Store
 
 COPY = "put it back from a copy of the store"
@@ -21,7 +22,7 @@ _LEFT = "left by a stopped run"
 _OLD = "of an earlier commit, or left by a stopped run"
 _LEAVE = "harmless, --repair removes it"
 _OURS = re.compile(
-    r"(?:samples|embeddings|pixels|failures)/(?:.+/)?(?:zarr\.json|c/\d+(?:/0)*|c\.\d+(?:\.0)*|\d+(?:\.0)*)"
+    r"index/.+|(?:samples|embeddings|pixels|texts|failures)/(?:.+/)?(?:zarr\.json|c/\d+(?:/0)*|c\.\d+(?:\.0)*|\d+(?:\.0)*)"
 )
 
 
@@ -33,7 +34,7 @@ class Finding:
     ----------
     kind
         Damage: missing, cut, checksum, unreadable, counts, rows, ids, values, metadata, spec.
-        Harmless: leftover, lock, behind, zeros, foreign, writing.
+        Harmless: leftover, lock, behind, zeros, foreign, writing, index.
     where, what, todo
         The file or array, what is wrong with it, and what to do.
     harmless
@@ -136,14 +137,14 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _covered(store: Store) -> set[str]:
-    """Return the files of a commit, relative to the store."""
+    """Return the files of a commit and of what is indexed of it, relative to the store."""
     files = {"zarr.json"} | {f"{name}/zarr.json" for name in store.arrays}
     for name, metadata in store.arrays.items():
         if metadata["node_type"] == "array":
             layout = layout_of(name, metadata)
             chunks = range(chunk_count(store, layout))
             files |= {layout.chunk_file(Path(), c).as_posix() for c in chunks}
-    return files
+    return files.union(*in_use(store, store.specs.values()).values())
 
 
 def _is_ours(file: Path) -> bool:
@@ -169,7 +170,7 @@ def sweep(path: Path) -> None:
 
 def remove_empty_folders(path: Path) -> None:
     """Remove the folders that are empty once their files are gone."""
-    for top in ("samples", "embeddings", "pixels", "failures"):
+    for top in ("samples", "embeddings", "pixels", "texts", "failures", FOLDER):
         for folder, _, _ in os.walk(path / top, topdown=False):
             if not any(Path(folder).iterdir()):
                 Path(folder).rmdir()

@@ -1,60 +1,387 @@
-"""Cases like this one, from other patients."""
+"""The vectors of a store most like a query: filters, patients and k held inside the search."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
-from embedstore.errors import UsageError
-from embedstore.index import ExactIndex
-from embedstore.splits import linked
-from embedstore.types import Embeddings
+from embedstore.errors import DataError, UsageError
+from embedstore.exact import Best, Rows, Rules, nearest
+from embedstore.index import EXACT, Index
+from embedstore.saved_index import Stored, tables_of, vectors_of
+from embedstore.types import Floats, Spec, unit_rows
+
+if TYPE_CHECKING:
+    from embedstore.saved_index import Loaded, Tables
+
+Per = Literal["image", "exam", "patient"]
+
+SMALL = 1 << 24
+"""Numbers that are compared in some 5 ms, which no index need propose from."""
+
+_MANY = 4096  # queries at a time
+_WIDER = (1, 8)
+_SCAN = 64  # ids looked up one by one, before all are read
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbour:
-    """One found image; `cosine` is between -1 and 1, `columns` is what the store knows of it."""
+class Hits:
+    """What was found for m queries, most alike first.
 
-    rank: int
-    id: str
-    cosine: float
-    group: str
-    columns: dict[str, str]
+    Attributes
+    ----------
+    cosines
+        (m, k) float32, between -1 and 1.
+    rows
+        (m, k) raw rows of the samples, as `Store.array` takes them.
+    ids
+        (m, k) str.
+    kind
+        "exact", or the kind of index that proposed them.
+    notes
+        What is to be said beside them.
+    """
+
+    cosines: Floats
+    rows: Rows
+    ids: NDArray[np.str_]
+    kind: str
+    notes: tuple[str, ...] = ()
 
 
-def neighbours(
-    embeddings: Embeddings, sample_id: str, k: int = 5, same_patient: bool = False
-) -> list[Neighbour]:
-    """Return the `k` images most like `sample_id`, most alike first.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Queries, and what must not be answered.
 
-    The image itself never counts, nor, unless `same_patient`, any image that a split would keep
-    with it: of its patient, of its exam or with the same bytes, and so on in chains.
+    Attributes
+    ----------
+    vectors
+        (m, d) of any length.
+    own
+        For each query the places in the vectors of its own images, and of those it shall not be
+        like; none where it is of no image in the store.
+    """
+
+    vectors: NDArray[np.floating[Any]]
+    own: Sequence[NDArray[np.intp]] = ()
+
+
+@dataclass(slots=True)
+class Searcher:
+    """One Spec's vectors of a store, to search in; several threads may.
+
+    Attributes
+    ----------
+    loaded
+        The index, if there is one.
+    small
+        How few numbers, of those a filter lets through, are compared one by one all the same.
+    tables, vectors, rows, there
+        Of every place in the vectors, n of them: what `Tables` says; (n, d); (n,) raw row of its
+        sample; (n,) whether it is neither deleted nor dropped.
+    place_of
+        (N,) place of every raw row of a sample, -1 where it has none.
+    """
+
+    store: Stored
+    spec: Spec
+    loaded: Loaded | None = None
+    small: int = SMALL
+    tables: Tables = field(init=False)
+    vectors: NDArray[np.floating[Any]] = field(init=False)
+    rows: Rows = field(init=False)
+    there: NDArray[np.bool_] = field(init=False)
+    place_of: Rows = field(init=False)
+    _groupings: dict[str, Rows] = field(default_factory=dict)
+    _kept: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read the index, and what of the store every search needs."""
+        prefix = f"embeddings/{self.spec.key}"
+        self.vectors = vectors_of(self.store, self.spec)
+        tables = self.loaded.tables if self.loaded else None
+        self.tables = tables or tables_of(self.store, self.spec)
+        self.rows = self.store.array(f"{prefix}/rows").astype(np.intp)
+        self.there = np.zeros(len(self.rows), dtype=bool)
+        self.there[self.store.places(prefix)] = True
+        self.place_of = np.full(self.store.rows("samples/id"), -1)
+        self.place_of[self.rows[self.there]] = np.flatnonzero(self.there)
+
+    @property
+    def index(self) -> Index | None:
+        """The index, where there is one that may be used."""
+        return self.loaded.index if self.loaded else None
+
+    def places_of(self, ids: Sequence[str]) -> NDArray[np.intp]:
+        """(len(ids),) places in the vectors of these samples.
+
+        Raises
+        ------
+        UsageError
+            There is no such sample, or no vector of it.
+        """
+        rows = [self._row_of(i) for i in ids] if len(ids) <= _SCAN else self._scan(ids)
+        found = self.place_of[rows]
+        if (found < 0).any():
+            self._refuse_id(ids[int(np.argmin(found))])
+        return found
+
+    def _row_of(self, sample: str) -> int:
+        """Look one id up in the order of all, without reading all."""
+        order = self.tables.order
+        at = bisect_left(order, sample, key=lambda row: self._id(int(row)))
+        if at == len(order) or self._id(int(order[at])) != sample:
+            self._refuse_id(sample)
+        return int(order[at])
+
+    def _scan(self, ids: Sequence[str]) -> list[int]:
+        rows = {name: row for row, name in enumerate(self.store.array("samples/id").tolist())}
+        for sample in ids:
+            if sample not in rows:
+                self._refuse_id(sample)
+        return [rows[sample] for sample in ids]
+
+    def _id(self, row: int) -> str:
+        return str(self.store.array("samples/id", np.array([row]))[0])
+
+    def _refuse_id(self, sample: str) -> NoReturn:
+        there = self.rows[self.there]
+        example = f"; the ids look like {self._id(int(there[0]))!r}" if len(there) else ""
+        raise UsageError(
+            f"no image {sample!r} among the {len(there)} embedded by {self.spec.backbone}{example}"
+        )
+
+    def search(
+        self,
+        asked: Asked,
+        k: int,
+        where: str = "",
+        per: Per = "image",
+        include_same_patient: bool = False,
+        exact: bool = False,
+    ) -> Hits:
+        """Find the `k` most alike samples of each query; see `Store.search`."""
+        queries = self._unit(asked.vectors)
+        allowed = self.there & self._passing(where) if where else self.there
+        rules = self._rules(asked, allowed, per, include_same_patient)
+        self._refuse_k(k, rules, allowed, per, where)
+        few = bool(where) and int(allowed.sum()) * self.spec.dim <= self.small
+        index = None if exact or few else self.index
+        cosines = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        places = np.full((len(queries), k), -1, dtype=np.intp)
+        for start in range(0, len(queries), _MANY):
+            some = slice(start, start + _MANY)
+            answer = self._answer(index, queries[some], k, rules.of(some), allowed)
+            cosines[some], places[some] = answer
+        if (places < 0).any():
+            raise DataError("vectors hold NaN or infinity; they have no neighbours")
+        rows = self.rows[places]
+        ids = self.store.array("samples/id", rows.ravel()).reshape(rows.shape)
+        kind = self.loaded.made.kind if index is not None and self.loaded else EXACT
+        notes = (self.loaded.note,) if self.loaded and self.loaded.note else ()
+        return Hits(cosines, rows, ids, kind, notes)
+
+    def _unit(self, vectors: NDArray[np.floating[Any]]) -> Floats:
+        if vectors.ndim != 2 or vectors.shape[1] != self.spec.dim:
+            name, dim = self.spec.backbone, self.spec.dim
+            raise DataError(f"queries are {vectors.shape}; vectors of {name} are (n, {dim})")
+        if not np.isfinite(vectors).all():
+            raise DataError("a query holds NaN or infinity; it has no neighbours")
+        if len(zero := np.flatnonzero(~vectors.any(axis=1))):
+            raise DataError(f"query {zero[0] + 1} of {len(vectors)} is all zeros: like nothing")
+        return unit_rows(vectors)
+
+    def _answer(
+        self, index: Index | None, queries: Floats, k: int, rules: Rules, allowed: NDArray[np.bool_]
+    ) -> tuple[Floats, Rows]:
+        cosines = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        places = np.full((len(queries), k), -1, dtype=np.intp)
+        left = np.arange(len(queries))
+        for wider in _WIDER if index is not None else ():
+            assert index is not None
+            answer = self._by_index(index, queries[left], k, rules.of(left), allowed, wider)
+            cosines[left], places[left] = answer
+            left = np.flatnonzero(places[:, -1] < 0)
+            if not len(left):
+                return cosines, places
+        cosines[left], places[left] = nearest(
+            queries[left], self.vectors, k, self.tables.inverse, rules.of(left)
+        )
+        return cosines, places
+
+    def _by_index(
+        self,
+        index: Index,
+        queries: Floats,
+        k: int,
+        rules: Rules,
+        allowed: NDArray[np.bool_],
+        wider: int,
+    ) -> tuple[Floats, Rows]:
+        """Rank what the index proposes, and what came after it, by the vectors themselves."""
+        cosines = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        places = np.full((len(queries), k), -1, dtype=np.intp)
+        best = Best(cosines, places, rules)
+        within = allowed[: len(index)]
+        most = min(len(index), (k * index.effort.widen + self._own_most(rules)) * wider)
+        proposed = index.propose(queries, most, None if within.all() else within)
+        best.offer(proposed, self._cosines(queries, proposed))
+        if len(late := np.flatnonzero(allowed[len(index) :])):
+            among = Rules(late + len(index), rules.sets, rules.barred, rules.one_of)
+            found, rows = nearest(queries, self.vectors, k, self.tables.inverse, among)
+            best.offer(rows, found)
+        return np.clip(cosines, -1, 1, out=cosines, where=places >= 0), places
+
+    def _own_most(self, rules: Rules) -> int:
+        """How many places at most are barred for a query."""
+        if rules.sets is None or rules.barred is None or not rules.barred.size:
+            return 0
+        sizes = np.bincount(rules.sets[rules.sets >= 0], minlength=int(rules.sets.max()) + 1)
+        return int(np.where(rules.barred >= 0, sizes[rules.barred], 0).sum(axis=1).max())
+
+    def _cosines(self, queries: Floats, places: NDArray[np.int64]) -> Floats:
+        """(m, w) cosines of queries with the vectors at (m, w) places; at -1, anything."""
+        if self.vectors.dtype == np.float32 and self.vectors.flags.c_contiguous:
+            found = _products(queries, self.vectors, places)
+        else:
+            found = np.empty(places.shape, dtype=np.float32)
+            step = max(1, SMALL // max(1, places.shape[1] * self.spec.dim))
+            for at in range(0, len(places), step):
+                some = slice(at, at + step)
+                vectors = self.vectors[places[some]].astype(np.float32)
+                found[some] = np.einsum("md,mwd->mw", queries[some], vectors)
+        found *= self.tables.inverse[places]
+        return found
+
+    def _passing(self, where: str) -> NDArray[np.bool_]:
+        """(n,): which places pass a filter; remembered."""
+        if where not in self._kept:
+            passed = np.zeros(len(self.rows), dtype=bool)
+            places = np.flatnonzero(self.there)
+            passed[places] = _passing(self.store, where, self.rows[places])
+            self._kept[where] = passed
+        return self._kept[where]
+
+    def _rules(
+        self, asked: Asked, allowed: NDArray[np.bool_], per: Per, include_same_patient: bool
+    ) -> Rules:
+        among = None if allowed.all() else np.flatnonzero(allowed)
+        sets: Rows = (
+            np.arange(len(self.rows)) if include_same_patient else self.tables.sets.astype(np.intp)
+        )
+        widest = max((len(own) for own in asked.own), default=0)
+        barred = None
+        if widest:
+            barred = np.full((len(asked.own), widest), -1, dtype=np.intp)
+            for n, own in enumerate(asked.own):
+                different = np.unique(sets[own])
+                barred[n, : len(different)] = different
+        return Rules(among, sets if widest else None, barred, self._grouping(per))
+
+    def _grouping(self, per: Per) -> Rows | None:
+        """(n,) number of the patient or exam of each place; unknown ones are each their own."""
+        if per == "image":
+            return None
+        if per not in self._groupings:
+            name = "group" if per == "patient" else "exam"
+            values = self.store.array(f"samples/{name}", self.rows)
+            _, number = np.unique(values, return_inverse=True)
+            alone = values == ""
+            number[alone] = len(values) + np.arange(alone.sum())
+            self._groupings[per] = number.astype(np.intp)
+        return self._groupings[per]
+
+    def _refuse_k(
+        self, k: int, rules: Rules, allowed: NDArray[np.bool_], per: Per, where: str
+    ) -> None:
+        """Raise `DataError` where some query has fewer than `k` to choose from."""
+        chosen = np.flatnonzero(allowed)
+        if where and not len(chosen):
+            raise DataError(f"no image passes the filter {where!r}")
+        if rules.one_of is not None:
+            chosen = chosen[np.unique(rules.one_of[chosen], return_index=True)[1]]
+        left = np.array([len(chosen)])
+        if rules.sets is not None and rules.barred is not None:
+            sizes = np.bincount(rules.sets[chosen], minlength=int(rules.sets.max(initial=0)) + 1)
+            left = len(chosen) - np.where(rules.barred >= 0, sizes[rules.barred], 0).sum(axis=1)
+        if not 1 <= k <= left.min():
+            what = {"image": "images", "exam": "exams", "patient": "patients"}[per]
+            passing = " that pass the filter" if where else ""
+            raise DataError(f"k is {k}; there are {left.min()} {what}{passing} to choose from")
+
+
+def _passing(store: Stored, where: str, rows: Rows) -> NDArray[np.bool_]:
+    """(len(rows),): which samples pass a filter; only the columns that it names are read."""
+    from embedstore.privacy import alias_of
+    from embedstore.table import frame
+    from embedstore.where import parse
+
+    test = parse(where)
+    known = store.column_names
+    if not set(test.columns) <= set(known):
+        return test.keep(frame({name: [] for name in known}, ()))  # which refuses it
+    columns = {n: store.array(store.column_array(n), rows).tolist() for n in test.columns}
+    people = [v for n in ("group", "exam") if n in columns for v in columns[n]]
+    return test.keep(frame(columns, store.labels), alias_of(store.path, people))
+
+
+def _products(queries: Floats, vectors: Floats, places: NDArray[np.int64]) -> Floats:
+    """(m, w) inner products with float32 rows of a contiguous array, by all cores, uncopied."""
+    import faiss
+
+    found = np.empty(places.shape, dtype=np.float32)
+    safe = np.ascontiguousarray(np.where(places < 0, 0, places))
+    pointers = map(faiss.swig_ptr, (found, np.ascontiguousarray(queries), vectors, safe))
+    products: Any = faiss.fvec_inner_products_by_idx  # type: ignore[attr-defined]
+    products(*pointers, vectors.shape[1], *places.shape)
+    return found
+
+
+def asked(
+    searcher: Searcher,
+    ids: Sequence[str | Sequence[str]] | None = None,
+    vectors: NDArray[np.floating[Any]] | None = None,
+    unlike: Sequence[str] = (),
+) -> Asked:
+    """Make queries of samples, several of which may make one, or of (m, d) vectors.
 
     Raises
     ------
     UsageError
-        There is no such id.
-    DataError
-        Fewer than `k` images are left to choose from.
+        There is no such sample, or nothing, or both, is given.
     """
-    found = np.flatnonzero(embeddings.ids == sample_id)
-    if len(found) == 0:
-        raise UsageError(
-            f"no image {sample_id!r} among the {len(embeddings)} embedded by "
-            f"{embeddings.spec.backbone}; the ids look like {str(embeddings.ids[0])!r}"
-        )
-    query = int(found[0])
-    unit = embeddings.unit()
-    sets = np.arange(len(embeddings)) if same_patient else linked(embeddings)
-    out = np.flatnonzero(sets == sets[query])
-    cosines, rows = ExactIndex(unit).search(unit[query : query + 1], k, without=out)
-    return [
-        _neighbour(embeddings, rank, int(row), float(cosine))
-        for rank, (row, cosine) in enumerate(zip(rows[0], cosines[0], strict=True), 1)
-    ]
+    if (ids is None) == (vectors is None):
+        raise UsageError("give ids or vectors to search for")
+    no = searcher.places_of(unlike)
+    against = searcher.vectors[no]
+    if vectors is not None:
+        likes, own = [v[None] for v in np.asarray(vectors)], [no] * len(vectors)
+    else:
+        several = [[i] if isinstance(i, str) else list(i) for i in (() if ids is None else ids)]
+        if not several or not all(several):
+            raise UsageError("a query names no image" if several else "nothing to search for")
+        flat = searcher.places_of([i for names in several for i in names])
+        places = np.split(flat, np.cumsum([len(names) for names in several])[:-1])
+        likes = [searcher.vectors[p] for p in places]
+        own = [np.concatenate([p, no]) for p in places]
+    if not likes:
+        raise UsageError("nothing to search for")
+    return Asked(np.stack([like_and_unlike(like, against) for like in likes]), own)
 
 
-def _neighbour(embeddings: Embeddings, rank: int, row: int, cosine: float) -> Neighbour:
-    columns = {name: str(values[row]) for name, values in embeddings.columns.items()}
-    return Neighbour(rank, str(embeddings.ids[row]), cosine, str(embeddings.groups[row]), columns)
+def like_and_unlike(like: NDArray[np.floating[Any]], unlike: NDArray[np.floating[Any]]) -> Floats:
+    """Make one (d,) query of (p, d) vectors to be like and (q, d) not to be like.
+
+    The mean of their unit vectors; with some to be unlike, twice that less the mean of theirs, so
+    that what both have in common stays: Rocchio's (1971) with the weights of Qdrant's
+    recommendation by average vector.
+    """
+    query: Floats = unit_rows(like).mean(axis=0)
+    if len(unlike):
+        query = 2 * query - unit_rows(unlike).mean(axis=0)
+    return query

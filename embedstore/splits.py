@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import DataError, UsageError
+from embedstore.links import chained, joined
 from embedstore.types import OUTSIDE, TRAIN, VALIDATION, Embeddings, Split
 
 
@@ -31,24 +32,8 @@ def linked(embeddings: Embeddings, by: str = "patient") -> NDArray[np.intp]:
     """
     if by == "image":
         return np.arange(len(embeddings))
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(embeddings)
-    exams = embeddings.columns.get("exam", np.full(n, ""))
-    digests = np.array([d.tobytes().hex() for d in embeddings.digests])
-    rows, columns, offset = [], [], n
-    for values in (*_linking(embeddings, by), exams, digests):
-        _, number = np.unique(values, return_inverse=True)
-        known = np.flatnonzero(values != "")
-        rows.append(known)
-        columns.append(offset + number[known])
-        offset += n
-    edges = np.concatenate(rows), np.concatenate(columns)
-    graph = coo_array((np.ones(len(edges[0]), dtype=bool), edges), shape=(offset, offset))
-    _, component = connected_components(graph, directed=False)
-    _, links = np.unique(component[:n], return_inverse=True)
-    return links.astype(np.intp)
+    exams = embeddings.columns.get("exam", np.full(len(embeddings), ""))
+    return chained([*_linking(embeddings, by), exams, joined(embeddings.digests)])
 
 
 def _linking(embeddings: Embeddings, by: str) -> list[NDArray[np.str_]]:

@@ -17,6 +17,7 @@
       pixels/<Recipe.pixel_key>/<kind>/
         values                (n, H, W[, 3]) uint8 or uint16, as the kind says: the model's pictures
         rows, digests, cut, stat, dropped    as above
+      texts/<Spec.key>/       as `kept_texts` says
       failures/<column>       id, path, stage, reason, spec
       failures/dropped        as above
 
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from embedstore.dataset import Part, StoreDataset
+    from embedstore.kept_texts import Texts
+    from embedstore.search import Hits, Per, Searcher
 
 SAMPLE_COLUMNS = ("id", "path", "group", "exam", "view", "laterality", "split")
 FAILURE_COLUMNS = ("id", "path", "stage", "reason", "spec")
@@ -89,6 +92,7 @@ class Store(Arrays):
         default_factory=dict, repr=False, compare=False
     )
     _whole: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
+    _searchers: dict[str, Searcher] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path | str, verify: bool = False) -> Store:
@@ -152,6 +156,11 @@ class Store(Arrays):
         """Names of the label columns."""
         prefix = "samples/labels/"
         return tuple(n.removeprefix(prefix) for n in self.arrays if _is(n, prefix, "array", self))
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of all columns of the table, labels last."""
+        return (*SAMPLE_COLUMNS, *self.labels)
 
     def column(self, name: str) -> NDArray[np.str_]:
         """(len,) str: a label, or one of id, path, group, exam, view, laterality, split."""
@@ -219,8 +228,7 @@ class Store(Arrays):
         from embedstore.table import frame
 
         rows = self.rows_of(*backbones)
-        names = (*SAMPLE_COLUMNS, *self.labels)
-        columns = {n: self.array(self.column_array(n), rows).tolist() for n in names}
+        columns = {n: self.array(self.column_array(n), rows).tolist() for n in self.column_names}
         return frame(columns, self.labels)
 
     def vectors(self, backbone: Spec | str, ids: Iterable[str] | None = None) -> NDArray[Any]:
@@ -249,7 +257,7 @@ class Store(Arrays):
         if spec.key not in self._whole:
             first, n = int(places[0]) if len(places) else 0, len(places)
             in_order = np.array_equal(places, np.arange(first, first + n))
-            whole = self._mapped(name) if in_order else None
+            whole = self.mapped(name) if in_order else None
             if whole is None:
                 return self.array(name, places)
             self._whole[spec.key] = whole[first : first + n]
@@ -306,15 +314,73 @@ class Store(Arrays):
             )
         return dataset(self, parts, label, split, order, spec.recipe)
 
+    def searcher(self, backbone: Spec | str) -> Searcher:
+        """Return what searches the vectors of a backbone, by the index saved of them, if any."""
+        from embedstore.saved_index import load
+        from embedstore.search import Searcher
+
+        spec = self.find(backbone)
+        if spec.key not in self._searchers:
+            self._searchers[spec.key] = Searcher(self, spec, load(self, spec))
+        return self._searchers[spec.key]
+
+    def search(
+        self,
+        backbone: Spec | str,
+        ids: Sequence[str | Sequence[str]] | None = None,
+        vectors: NDArray[np.floating[Any]] | None = None,
+        k: int = 10,
+        unlike: Sequence[str] = (),
+        where: str = "",
+        per: Per = "image",
+        include_same_patient: bool = False,
+        exact: bool = False,
+    ) -> Hits:
+        """Find the `k` samples most like each query, by cosine, most alike first.
+
+        A query's own images are never among them, nor, unless `include_same_patient`, any that a
+        split would keep with one of them: of its patient or exam, or with the same bytes, in
+        chains. Threads and processes may search at once.
+
+        Parameters
+        ----------
+        ids
+            Each a sample, or several that make one query: the images of an exam, say.
+        vectors
+            (m, d) queries of any length, in place of `ids`: of images or sentences by the same
+            model.
+        k
+            How many; all queries get so many, whatever is left out.
+        unlike
+            Samples that no answer shall be like.
+        where
+            A filter on the table: ``view == 'MLO' and age >= 50`` (`embedstore.where`).
+        per
+            "patient" and "exam" answer only the most alike image of each.
+        exact
+            Compare every vector, though there is an index.
+
+        Raises
+        ------
+        UsageError
+            There is no such backbone, sample or column.
+        DataError
+            Fewer than `k` are left to choose from, or a query is no direction.
+        StoreError
+            The index is damaged.
+        """
+        from embedstore.search import asked
+
+        searcher = self.searcher(backbone)
+        queries = asked(searcher, ids, vectors, unlike)
+        return searcher.search(queries, k, where, per, include_same_patient, exact)
+
     def read(self, backbone: Spec | str) -> Embeddings:
         """Everything of one Spec, with every column of the sample table, in the table's order."""
         spec = self.find(backbone)
         prefix = f"embeddings/{spec.key}"
         rows, places = self.aligned(spec)
-        columns = {
-            name: self.array(self.column_array(name), rows)
-            for name in (*SAMPLE_COLUMNS, *self.labels)
-        }
+        columns = {n: self.array(self.column_array(n), rows) for n in self.column_names}
         return Embeddings(
             spec,
             columns.pop("id"),
@@ -323,6 +389,12 @@ class Store(Arrays):
             self.array(f"{prefix}/digests", places),
             columns,
         )
+
+    def texts(self, backbone: Spec | str) -> Texts:
+        """Return the sentences kept of a Spec, each with its (d,) vector, not normalised."""
+        from embedstore.kept_texts import read_texts
+
+        return read_texts(self, self.find(backbone))
 
     def kept(self, recipe: Recipe) -> KeptPixels:
         """Return the pictures kept of a recipe, whatever its mean and std; perhaps none."""

@@ -23,7 +23,7 @@ from embedstore.classifier import (
     standardised,
     whole,
 )
-from embedstore.index import ExactIndex
+from embedstore.exact import nearest
 from embedstore.pairs import all_neighbours
 from embedstore.types import Floats, unit_rows
 
@@ -52,22 +52,13 @@ class KNNProbe(VectorClassifier):
         """Keep (n, d) vectors, made unit length, and (n,) labels."""
         _check(self.n_neighbors, self.temperature)
         vectors, self.codes_ = self._read(X, y, least=1)
-        self.index_ = ExactIndex(unit_rows(vectors))
+        self.unit_ = unit_rows(vectors)
         return self
-
-    def saved_state(self) -> dict[str, Any]:
-        """Return what was learnt as plain arrays, for saving."""
-        return {**vars(self), "index_": self.index_.vectors()}
-
-    def restore_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `saved_state` gave."""
-        for name, value in state.items():
-            setattr(self, name, ExactIndex(value) if name == "index_" else value)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
         """(n, d) to (n, k): the share of the vote each class has."""
         unit = unit_rows(self._seen(X))
-        cosines, rows = self.index_.search(unit, min(self.n_neighbors, len(self.index_)))
+        cosines, rows = nearest(unit, self.unit_, min(self.n_neighbors, len(self.unit_)))
         return _shares(cosines, self.codes_[rows], len(self.classes_), self.temperature)
 
     def fit_grid(
@@ -86,7 +77,7 @@ class KNNProbe(VectorClassifier):
         for train, test in splits:
             kept, own = np.unique(codes[train], return_inverse=True)
             unit = unit_rows(standardised(vectors, train))
-            cosines, rows = ExactIndex(unit[train]).search(unit[test], min(most, len(train)))
+            cosines, rows = nearest(unit[test], unit[train], min(most, len(train)))
             votes = own[rows]
             for of_point, point in zip(answers, tried, strict=True):
                 k = point["n_neighbors"]

@@ -314,7 +314,8 @@ def test_search_finds_the_nearest_of_other_patients(
         count = str(len(candidates))
         arguments = ["search", str(world.store), "--id", "010", "-k", count, *options]
         assert _run([*arguments, "--json"], False) == 0
-        found = as_json(capsys.readouterr().out)
+        (query,) = as_json(capsys.readouterr().out)["queries"]
+        found = query["cases"]
         assert {n["id"] for n in found} == set(candidates)
         assert [n["rank"] for n in found] == list(range(1, len(candidates) + 1))
         # by value, for in float32 two neighbours may change places
@@ -467,9 +468,9 @@ def test_a_wrong_option_of_extract_is_told_in_one_line(
             "the class order leaves out fatty",
         ),
         (["probe", "STORE", "--label", "rare"], 1, "class 'one' has 1 patient"),
-        (["search", "STORE"], 2, "'--id'"),
+        (["search", "STORE"], 2, "give one of --id, --exam, --image, --text, --vectors"),
         (["search", "STORE", "--id", "010", "-k", "0"], 2, "'-k'"),
-        (["search", "STORE", "--id", "010", "-k", "100"], 1, "k is 100; there are 21 vectors"),
+        (["search", "STORE", "--id", "010", "-k", "100"], 1, "k is 100; there are 21 images"),
         (["search", "STORE", "--id", "nope"], 2, "no image 'nope' among the 23"),
         (["phantoms", "x", "--patients", "0"], 2, "'--patients'"),
         (["phantoms", "x", "--seed", "-1"], 2, "'--seed'"),

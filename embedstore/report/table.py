@@ -14,7 +14,6 @@ from rich.table import Table
 from embedstore.metrics import TITLES
 from embedstore.predict import Prediction
 from embedstore.scoring import Compared
-from embedstore.search import Neighbour
 from embedstore.store import Store
 from embedstore.subgroups import FEW_PATIENTS
 from embedstore.types import OUTSIDE, TRAIN, VALIDATION, Report, Score, Split
@@ -210,17 +209,4 @@ def label_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
     for name, values in counts.items():
         shown = ", ".join(f"{value or '(empty)'} {n}" for value, n in values.items())
         table.add_row(escape(name), escape(shown))
-    return table
-
-
-def neighbour_table(query: str, found: Sequence[Neighbour], labels: Sequence[str]) -> Table:
-    """One row for each neighbour, with its labels."""
-    table = Table(title=f"most like {escape(query)}")
-    for column in ("rank", "id", "cosine", "patient", "view", *map(escape, labels)):
-        table.add_column(column)
-    for n in found:
-        side = f"{n.columns['laterality']} {n.columns['view']}".strip()
-        values = [n.columns[name] for name in labels]
-        row = [str(n.rank), n.id, f"{n.cosine:.4f}", n.group or "unknown", side, *values]
-        table.add_row(*map(escape, row))
     return table

@@ -1,0 +1,399 @@
+"""``embedstore index`` and ``embedstore search``: cases like this one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embedstore.cli_console import err, one_of, out, say, tell_failures
+from embedstore.cli_probe import specs_of
+from embedstore.cli_probe_options import AsJson, StorePath, Verify
+from embedstore.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from embedstore.answering import Agreement, Mix
+    from embedstore.search import Asked, Hits, Per, Searcher
+    from embedstore.showing import Answer
+    from embedstore.store import Store
+    from embedstore.types import Pixels, Spec
+
+Backbone = Annotated[str, typer.Option(help="Name or key; needed where the store has several.")]
+Kind = Annotated[
+    str, typer.Option(help="auto, exact, or a FAISS factory string such as HNSW32,SQfp16.")
+]
+Recall = Annotated[
+    float,
+    typer.Option(help="Share of the true 10 nearest that a search shall find.", min=0.5, max=1),
+]
+Rebuild = Annotated[bool, typer.Option("--rebuild", help="Begin anew, whatever is there.")]
+Drop = Annotated[bool, typer.Option("--drop", help="Remove the index; nothing else is lost.")]
+Ids = Annotated[
+    list[str] | None,
+    typer.Option("--id", help="The image to start from; several make one query."),
+]
+Unlike = Annotated[
+    list[str] | None,
+    typer.Option("--unlike", metavar="ID", help="An image that the answers shall not be like."),
+]
+Exam = Annotated[str, typer.Option(help="Start from all images of an exam, as one query.")]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option("--image", help="A file to start from, DICOM too; several make one query."),
+]
+OfPatient = Annotated[
+    str,
+    typer.Option("--patient", help="Whose --image it is, so that the same patient is left out."),
+]
+Texts = Annotated[
+    list[str] | None,
+    typer.Option("--text", help="A description to start from; several count as their mean."),
+]
+Vectors = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.npy", help="Vectors to start from, (m, d): m queries."),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="NAME[@WEIGHTS] or folder that embeds --image and --text; by default the vectors' "
+        "own by name."
+    ),
+]
+Where = Annotated[
+    str, typer.Option(help="A filter on the table: \"view == 'MLO' and vendor != 'Hologic'\".")
+]
+PerWhat = Annotated[str, typer.Option("--per", help="One answer per image, exam or patient.")]
+SamePatient = Annotated[
+    bool,
+    typer.Option("--include-same-patient", help="Let images of the same patient be found."),
+]
+Exact = Annotated[
+    bool, typer.Option("--exact", help="Compare every vector, though there is an index.")
+]
+LabelNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        help="A label to compare with that of the neighbours; by default all, in stores of up to "
+        "200,000 images.",
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", metavar="FILE", help="Write the answers with their pictures: .html or .png."
+    ),
+]
+
+
+def index(
+    store: StorePath,
+    backbone: Backbone = "",
+    kind: Kind = "auto",
+    recall: Recall = 0.99,
+    rebuild: Rebuild = False,
+    drop: Drop = False,
+    verify: Verify = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the index that `search` uses in large stores, or bring it up to date."""
+    from embedstore.indexing import drop_index, make_index
+    from embedstore.report.progress import progress
+    from embedstore.report.search_table import index_table
+    from embedstore.store import Store
+
+    opened = Store.open(store, verify)
+    spec = _one(opened, backbone)
+    if drop:
+        gone = drop_index(opened, spec)
+        say(out, f"{store}: the index is removed" if gone else f"{store}: there is no index")
+        return
+    with progress(err, "indexing", "vectors") as show:
+        made, done = make_index(opened, spec, kind, recall, rebuild, on_progress=show)
+    if as_json:
+        print(json.dumps(asdict(made) | {"done": done}, indent=2))
+        return
+    out.print(index_table(spec.backbone, made, done))
+    if made.recall < recall:
+        said = f"recall {made.recall:.3f} is less than the {recall} asked for; try another --kind"
+        say(err, f"note: {said}")
+
+
+def search(
+    store: StorePath,
+    sample: Ids = None,
+    exam: Exam = "",
+    image: Images = None,
+    text: Texts = None,
+    vectors: Vectors = None,
+    unlike: Unlike = None,
+    k: Annotated[int, typer.Option("-k", "--neighbours", help="How many.", min=1)] = 10,
+    backbone: Backbone = "",
+    where: Where = "",
+    per: PerWhat = "image",
+    include_same_patient: SamePatient = False,
+    patient: OfPatient = "",
+    model: Model = "",
+    exact: Exact = False,
+    label: LabelNames = None,
+    html: Html = None,
+    verify: Verify = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the cases most like an image, an exam, a file or a description, of other patients."""
+    from embedstore.store import Store
+
+    one_of("--per", per, ("image", "exam", "patient"))
+    given = {"--id": sample, "--exam": exam, "--image": image, "--text": text, "--vectors": vectors}
+    source = [option for option, value in given.items() if value]
+    if len(source) != 1:
+        said = f"not {' and '.join(source)}" if source else "nothing to start from is given"
+        raise UsageError(f"give one of {', '.join(given)}; {said}")
+    if unlike and source[0] in {"--image", "--text", "--vectors"}:
+        raise UsageError(f"--unlike goes with --id and --exam, not with {source[0]}")
+    if patient and not image:
+        raise UsageError("--patient says whose --image it is, and none is given")
+    if html:
+        from embedstore.report.cases import check_target
+
+        check_target(html)
+    opened = Store.open(store, verify)
+    spec = _one(opened, backbone, bool(text))
+    for name in label or ():
+        opened.column_array(name)
+    if where:
+        from embedstore.where import parse
+
+        parse(where)
+    searcher = opened.searcher(spec)
+    query = _Query(opened, spec, searcher, include_same_patient, html is not None)
+    if image:
+        query.of_images(image, patient, model)
+    elif text:
+        query.of_text(text, model)
+    elif vectors:
+        query.of_vectors(vectors)
+    else:
+        query.of_samples(sample or _images_of(opened, searcher, exam), unlike or (), exam)
+    assert query.asked is not None
+    way: Per = per  # type: ignore[assignment]
+    hits = searcher.search(query.asked, k, where, way, include_same_patient, exact)
+    _show(opened, searcher, query, hits, label, html, as_json)
+
+
+def _one(store: Store, backbone: str, with_text: bool = False) -> Spec:
+    specs = specs_of(store, [backbone] if backbone else None)
+    if with_text and len(specs) > 1:
+        specs = [s for s in specs if s.text] or specs
+    if len(specs) > 1:
+        names = ", ".join(s.backbone for s in specs)
+        raise UsageError(f"{store.path} has embeddings of {names}; choose one with --backbone")
+    return specs[0]
+
+
+def _images_of(store: Store, searcher: Searcher, exam: str) -> list[str]:
+    """Return the ids of the images of an exam, as the hospital or the store names it."""
+    import numpy as np
+
+    from embedstore.privacy import alias_of
+
+    rows = np.sort(searcher.rows[searcher.there])
+    exams = store.array("samples/exam", rows)
+    found = rows[exams == alias_of(store.path, exams.tolist())(exam)]
+    if not len(found):
+        raise UsageError(f"{store.path}: no exam {exam!r} among the images embedded")
+    ids: list[str] = store.array("samples/id", found).tolist()
+    return ids
+
+
+@dataclass(slots=True)
+class _Query:
+    """What is asked, from whichever source, and how it is called."""
+
+    store: Store
+    spec: Spec
+    searcher: Searcher
+    include_same_patient: bool
+    with_pictures: bool
+    titles: Sequence[str] = ()
+    asked: Asked | None = None
+    rows: Sequence[Sequence[int]] = ()
+    pictures: Sequence[Pixels | str] = ()
+
+    def of_samples(self, ids: Sequence[str], unlike: Sequence[str], exam: str) -> None:
+        from embedstore.search import asked
+
+        title = f"exam {exam}" if exam else " and ".join(ids)
+        self.titles = [title + (f", not {' and '.join(unlike)}" if unlike else "")]
+        self.asked = asked(self.searcher, [list(ids)], unlike=unlike)
+        self.rows = [self.searcher.rows[self.searcher.places_of(ids)].tolist()]
+
+    def of_text(self, sentences: Sequence[str], model: str) -> None:
+        from embedstore.embed import embed_text
+        from embedstore.search import Asked
+
+        if not all(s.strip() for s in sentences):
+            raise UsageError("--text is empty")
+        self.titles = [" and ".join(f'"{s}"' for s in sentences)]
+        self.asked = Asked(embed_text(sentences, self.spec, model)[None])
+
+    def of_vectors(self, file: Path) -> None:
+        from embedstore.search import Asked
+
+        found = _read_vectors(file)
+        self.titles = [f"{file.name} row {n}" for n in range(len(found))]
+        self.asked = Asked(found)
+
+    def of_images(self, files: Sequence[Path], patient: str, model: str) -> None:
+        """Embed the files as the store's images were, and leave their patient and copies out."""
+        import numpy as np
+
+        from embedstore.embed import embed_images
+        from embedstore.search import Asked, like_and_unlike
+        from embedstore.seen import seen
+        from embedstore.types import Sample
+
+        for file in files:
+            if not file.is_file():
+                raise UsageError(f"{file}: no such file")
+        samples = [Sample(str(n), file.resolve()) for n, file in enumerate(files)]
+        precision = str(self.store.provenance[self.spec.key]["precision"])
+        with TemporaryDirectory() as folder:
+            made, summary = embed_images(samples, Path(folder), self.spec, precision, model)
+            tell_failures(summary.failures)
+            if summary.failures:
+                raise DataError(f"{len(summary.failures)} of {len(files)} images cannot be used")
+            read = made.read(self.spec.key)
+            if self.with_pictures:
+                self.pictures = seen(made, self.spec, made.rows_of(self.spec).tolist())
+        vector = like_and_unlike(read.vectors, read.vectors[:0])
+        own = _places_of_files(self.store, self.searcher, read.digests)
+        if not self.include_same_patient:
+            own = np.union1d(own, _places_of_patients(self.searcher, self.store, files, patient))
+        self.titles = [" and ".join(file.name for file in files)]
+        self.asked = Asked(vector[None], [own])
+
+
+def _read_vectors(file: Path) -> NDArray[np.floating[Any]]:
+    import numpy as np
+
+    try:
+        found = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"{file}: not an array of numbers (.npy): {error}") from error
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
+        raise UsageError(f"{file}: not an array of numbers (.npy)")
+    found = found[None] if found.ndim == 1 else found
+    if found.ndim != 2 or not len(found):
+        raise UsageError(f"{file}: holds an array {found.shape}; queries are (m, d)")
+    return found.astype(np.float32)
+
+
+def _places_of_files(
+    store: Store, searcher: Searcher, digests: NDArray[np.uint8]
+) -> NDArray[np.intp]:
+    """Return where the store has images with the same bytes."""
+    import numpy as np
+
+    from embedstore.links import joined
+
+    kept = store.array(f"embeddings/{searcher.spec.key}/digests")
+    return np.flatnonzero(np.isin(joined(kept), joined(digests)) & searcher.there)
+
+
+def _places_of_patients(
+    searcher: Searcher, store: Store, files: Sequence[Path], patient: str
+) -> NDArray[np.intp]:
+    """Return where the store has images of the files' patients: as said, or by DICOM's tags."""
+    import numpy as np
+
+    from embedstore.errors import ImageError
+    from embedstore.images.dicom_tags import tags
+    from embedstore.privacy import alias_of
+
+    named = {patient} if patient else set()
+    for file in files if not patient else ():
+        try:
+            named.add(tags(file).patient_id)
+        except ImageError:
+            continue  # not DICOM: it says nothing of the patient
+    if not (named := named - {""}):
+        return searcher.rows[:0]
+    groups = store.array("samples/group", searcher.rows)
+    alias = alias_of(store.path, groups.tolist())
+    names = [alias(name) for name in named]
+    found = np.flatnonzero(np.isin(groups, names) & searcher.there)
+    if patient and not len(found):
+        raise UsageError(f"{store.path}: no patient {patient!r}; leave --patient out")
+    return found
+
+
+def _show(
+    store: Store,
+    searcher: Searcher,
+    query: _Query,
+    hits: Hits,
+    labels: list[str] | None,
+    html: Path | None,
+    as_json: bool,
+) -> None:
+    from embedstore.answering import LARGE, agreement, plain
+    from embedstore.report.search_table import cases_table
+
+    assert query.asked is not None
+    shown = labels or (store.labels if len(store) <= LARGE else ())
+    nothing = searcher.rows[:0]
+    answers: list[Answer] = []
+    for number, title in enumerate(query.titles):
+        own = query.asked.own[number] if query.asked.own else nothing
+        rows = query.rows[number] if query.rows else ()
+        compared = [agreement(store, searcher, hits.rows[number], own, rows, n) for n in shown]
+        found: list[Agreement | Mix] = [c for c in compared if c is not None]
+        answers.append((title, plain(store, hits, number), found))
+    said = [*store.notes(searcher.spec), *hits.notes]
+    if html:
+        marked = shown[0] if labels or len(shown) == 1 else ""
+        _draw(store, searcher, query, hits, answers, said, marked, html)
+    if as_json:
+        queries = [
+            {"query": title, "cases": cases, "agreement": [asdict(a) for a in found]}
+            for title, cases, found in answers
+        ]
+        print(json.dumps({"index": hits.kind, "notes": said, "queries": queries}, indent=2))
+        return
+    for title, cases, found in answers:
+        out.print(cases_table(title, cases, store.labels))
+        for line in found:
+            say(out, str(line))
+    for note in said:
+        say(err, f"note: {note}")
+    if html:
+        say(out, str(html))
+
+
+def _draw(
+    store: Store,
+    searcher: Searcher,
+    query: _Query,
+    hits: Hits,
+    answers: Sequence[Answer],
+    notes: Sequence[str],
+    label: str,
+    file: Path,
+) -> None:
+    from embedstore.report.cases import save
+    from embedstore.showing import page
+
+    command = " ".join(["embedstore", *sys.argv[1:]])
+    rows, pictures = query.rows or [()] * len(answers), query.pictures
+    save(page(store, searcher, hits, answers, rows, pictures, notes, label, command), file)

@@ -1,0 +1,153 @@
+"""Exact nearest neighbours by cosine: a product of blocks, and ever fewer cosines that still count.
+
+FAISS' flat index ranks every cosine of a block. Here a block is first compared with the worst that
+each query has so far, which few pass, so that nearly all the time is the product's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.types import Floats
+
+QUERIES, ROWS = 512, 8192
+"""Queries and rows of one product: 16 MB of cosines."""
+
+_FIRST = 256  # rows of the first block, of which all pass
+
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What may be answered, held while searching, so that k asked is k given.
+
+    Attributes
+    ----------
+    among
+        Ascending rows to choose from; None for all.
+    sets, barred
+        (n,) number of the set each row is of, and (m, b) numbers of sets that have no say for each
+        query; -1 is none.
+    one_of
+        (n,) numbers, such as of patients: only the best row of each is answered.
+    """
+
+    among: Rows | None = None
+    sets: Rows | None = None
+    barred: Rows | None = None
+    one_of: Rows | None = None
+
+    def of(self, queries: slice | Rows) -> Rules:
+        """Return the rules of some of the queries."""
+        barred = None if self.barred is None else self.barred[queries]
+        return Rules(self.among, self.sets, barred, self.one_of)
+
+    def allowed(self, query: Rows, row: Rows) -> NDArray[np.bool_]:
+        """(c,): whether each row is of no set that is barred for the query beside it."""
+        if self.sets is None or self.barred is None:
+            return np.ones(len(row), dtype=bool)
+        clear: NDArray[np.bool_] = (self.sets[row][:, None] != self.barred[query]).all(axis=1)
+        return clear
+
+
+def nearest(
+    queries: Floats,
+    vectors: NDArray[np.floating[Any]],
+    k: int,
+    inverse: Floats | None = None,
+    rules: Rules | None = None,
+) -> tuple[Floats, Rows]:
+    """Find the `k` rows of `vectors` most alike to each query, best first; ties by row.
+
+    Parameters
+    ----------
+    queries
+        (m, d) float32 unit vectors.
+    vectors
+        (n, d) float32 or float16, perhaps memory-mapped: read once for every 512 queries.
+    inverse
+        (n,) float32: what makes each of `vectors` a unit vector; None where they are.
+
+    Returns
+    -------
+    tuple
+        Cosines (m, k) float32 and rows (m, k); -inf and -1 where fewer than `k` may be answered.
+    """
+    rules = rules or Rules()
+    cosines = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    rows = np.full((len(queries), k), -1, dtype=np.intp)
+    for start in range(0, len(queries), QUERIES):
+        some = slice(start, start + QUERIES)
+        best = Best(cosines[some], rows[some], rules.of(some))
+        for at, block in _blocks(vectors, rules.among):
+            found = block @ queries[some].T  # quicker than the other way for few queries
+            if inverse is not None:
+                found *= inverse[at][:, None]
+            best.take(found, at)
+    return np.clip(cosines, -1, 1, out=cosines, where=rows >= 0), rows
+
+
+def _blocks(
+    vectors: NDArray[np.floating[Any]], among: Rows | None
+) -> Iterator[tuple[slice | Rows, Floats]]:
+    """Yield rows and their vectors, the first few rows alone; a copy only where it must be."""
+    total = len(vectors) if among is None else len(among)
+    start = 0
+    while start < total:
+        end = min(total, start + ROWS if start else _FIRST)
+        at: slice | Rows = slice(start, end)
+        if among is not None:
+            at = among[start:end]
+            if at[-1] - at[0] == len(at) - 1:
+                at = slice(int(at[0]), int(at[-1]) + 1)
+        yield at, vectors[at].astype(np.float32, copy=False)
+        start = end
+
+
+class Best:
+    """The best rows of some queries so far, nearest first, in arrays of the caller's."""
+
+    def __init__(self, cosines: Floats, rows: Rows, rules: Rules) -> None:
+        self.cosines, self.rows, self.rules = cosines, rows, rules
+
+    def take(self, found: Floats, at: slice | Rows) -> None:
+        """Merge what counts of (b, m) cosines of the rows `at` with the queries."""
+        line, query = np.divmod(np.flatnonzero(found > self.cosines[:, -1]), found.shape[1])
+        row = line + at.start if isinstance(at, slice) else at[line]
+        allowed = self.rules.allowed(query, row)
+        query, row, cosine = query[allowed], row[allowed], found[line, query][allowed]
+        if len(query):
+            self._merge(query, row, cosine)
+
+    def offer(self, rows: NDArray[np.int64], cosines: Floats) -> None:
+        """Merge what counts of (m, w) rows and their cosines with each query; -1 is none."""
+        query = np.repeat(np.arange(len(rows)), rows.shape[1])
+        row, cosine = rows.ravel(), cosines.ravel()
+        good = np.flatnonzero(row >= 0)
+        good = good[self.rules.allowed(query[good], row[good])]
+        if len(good):
+            self._merge(query[good], row[good], cosine[good])
+
+    def _merge(self, query: Rows, row: Rows, cosine: Floats) -> None:
+        touched = np.unique(query)
+        k = self.rows.shape[1]
+        query = np.concatenate([np.repeat(touched, k), query])
+        row = np.concatenate([self.rows[touched].ravel(), row])
+        cosine = np.concatenate([self.cosines[touched].ravel(), cosine])
+        order = np.lexsort((row, -cosine, query))
+        order = order[row[order] >= 0]
+        if self.rules.one_of is not None:
+            pairs = np.stack([query[order], self.rules.one_of[row[order]]])
+            _, first = np.unique(pairs, axis=1, return_index=True)
+            order = order[np.sort(first)]
+        query, row, cosine = query[order], row[order], cosine[order]
+        place = np.arange(len(query)) - np.searchsorted(query, query)
+        kept = place < k
+        self.rows[query[kept], place[kept]] = row[kept]
+        self.cosines[query[kept], place[kept]] = cosine[kept]

@@ -1,0 +1,155 @@
+"""Making the index of a store's vectors: which kind, from scratch or extended, and how good."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from embedstore.errors import DataError
+from embedstore.exact import Rows
+from embedstore.index import EXACT, Index, choose
+from embedstore.saved_index import (
+    Loaded,
+    Made,
+    Progress,
+    Stored,
+    Tables,
+    build,
+    folder_of,
+    grow,
+    load,
+    rewrites_of,
+    save,
+    tables_of,
+    vectors_of,
+)
+from embedstore.search import Asked, Searcher
+from embedstore.types import Spec
+
+AUTO = "auto"
+NEIGHBOURS, QUERIES = 10, 500
+"""Neighbours and queries that the recall is measured with."""
+
+_OUTGROWN = 2  # times as many vectors as the lists were learnt from
+
+
+def make_index(
+    store: Stored,
+    spec: Spec,
+    kind: str = AUTO,
+    wanted: float = 0.99,
+    rebuild: bool = False,
+    seed: int = 0,
+    on_progress: Progress = lambda done, total: None,
+) -> tuple[Made, str]:
+    """Make, extend or renew the index of one Spec's vectors, and save it in the store's folder.
+
+    Parameters
+    ----------
+    kind
+        "auto", "exact", or a FAISS factory string such as ``HNSW32,SQfp16``.
+    wanted
+        Share of the true 10 nearest to find; how hard a search tries is chosen for it.
+    rebuild
+        Do not look at what is there.
+
+    Returns
+    -------
+    tuple
+        What was made, and "built", "extended" or "as it was".
+
+    Raises
+    ------
+    UsageError
+        FAISS cannot make one of this kind.
+    DataError
+        There are no vectors, or an index would not fit in memory.
+    StoreError
+        The index that is there is damaged, or cannot be written.
+    """
+    there = len(store.places(f"embeddings/{spec.key}"))
+    if not there:
+        raise DataError(f"{store.path}: holds no vectors of {spec.backbone} yet")
+    earlier = None if rebuild else load(store, spec, mapped=False)
+    chosen = kind
+    if kind == AUTO:
+        kept = earlier.made.kind if earlier and not _outgrown(earlier, there) else ""
+        chosen = kept or choose(there, spec.dim, _memory())
+    usable = earlier is not None and earlier.made.kind == chosen and not _outgrown(earlier, there)
+    if earlier and usable and _is_current(store, spec, earlier) and earlier.made.wanted == wanted:
+        return earlier.made, "as it was"
+    began = time.monotonic()
+    index, learnt = earlier.index if earlier and usable else None, there
+    done = "built"
+    if index is not None and earlier is not None:
+        grow(index, vectors_of(store, spec), on_progress)
+        done, learnt = "extended", earlier.made.learnt
+    elif chosen != EXACT:
+        index = build(store, spec, chosen, seed, on_progress)
+    tables = tables_of(store, spec, earlier.tables.inverse if earlier and earlier.tables else None)
+    made = Made(
+        spec.key,
+        chosen,
+        store.rows(f"embeddings/{spec.key}/vectors"),
+        store.rows("samples/id"),
+        rewrites_of(store, spec),
+        {},
+        learnt,
+        wanted=wanted,
+    )
+    if index is not None:
+        made = _tuned(store, spec, index, tables, made, seed)
+    return save(store, spec, index, tables, replace(made, seconds=time.monotonic() - began)), done
+
+
+def _outgrown(earlier: Loaded, there: int) -> bool:
+    """Say whether there are so many more vectors that the lists should be learnt anew."""
+    return there > _OUTGROWN * earlier.made.learnt
+
+
+def _is_current(store: Stored, spec: Spec, earlier: Loaded) -> bool:
+    return (
+        earlier.made.rows == store.rows(f"embeddings/{spec.key}/vectors")
+        and earlier.made.samples == store.rows("samples/id")
+        and earlier.made.rewrites == rewrites_of(store, spec)
+    )
+
+
+def _tuned(store: Stored, spec: Spec, index: Index, tables: Tables, made: Made, seed: int) -> Made:
+    """Choose how hard to try, by vectors of the store whose true neighbours are found."""
+    searcher = Searcher(store, spec, Loaded(made, index, tables))
+    there = np.flatnonzero(searcher.there & (tables.inverse > 0))
+    k = min(NEIGHBOURS, len(there) - 1)
+    if k < 1:
+        return made
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.choice(there, min(QUERIES, len(there)), replace=False))
+    asked = Asked(searcher.vectors[chosen], list(chosen[:, None]))
+
+    def ask(exact: bool) -> Rows:
+        return searcher.search(asked, k, include_same_patient=True, exact=exact).rows
+
+    truth = ask(exact=True)
+    found = index.tune(lambda: ask(exact=False), truth, made.wanted)
+    effort = index.effort
+    return replace(
+        made, probes=effort.probes, widen=effort.widen, recall=found, queries=len(chosen)
+    )
+
+
+def _memory() -> int:
+    """Bytes of memory that are free."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def drop_index(store: Stored, spec: Spec) -> bool:
+    """Remove the index of a Spec; say whether there was one."""
+    folder = folder_of(store, spec)
+    if not folder.exists():
+        return False
+    shutil.rmtree(folder)
+    return True
