@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -158,7 +159,9 @@ def bench(
     spec = _spec(opened, backbone)
     how = _protocol(level, split, folds, test_share, repeats, seed, allow_leak)
     asked = _asked(label, set_, how, limit, text_backbone, device, logit_scale)
-    found = compare(_posed(opened, spec, asked), metrics[0], top, baseline, search)
+    contest = _posed(opened, spec, asked)
+    say(err, f"comparing {len(contest.names):,} variants on {contest.tested[0]:,} {level}s")
+    found = compare(contest, metrics[0], top, baseline, search)
     if to_csv:
         _write_csv(found, to_csv, force)
     if plot:
@@ -216,7 +219,8 @@ def use(
     how = _protocol("image", split, folds, test_share, repeats, seed, allow_leak)
     asked = _asked(label, set_, how, limit, text_backbone, device, logit_scale)
     contest = _posed(opened, spec, asked)
-    _go_on(opened, contest, choose(contest, chosen[0], variant, metric), to, save, force, as_json)
+    picked = choose(contest, chosen[0], variant, metric)
+    _go_on(opened, contest, picked, split, to, save, force, as_json)
 
 
 def _protocol(
@@ -318,6 +322,7 @@ def _go_on(
     store: Store,
     contest: Contest,
     picked: Picked,
+    split: str,
     to: Path | None,
     save: Path | None,
     force: bool,
@@ -349,15 +354,27 @@ def _go_on(
         out.print(probe_table([report]))
         _tell(picked, report.notes)
     if to:
-        command = f"--head zeroshot --prompts {to} --set zeroshot.{setting}"
-        order = ",".join(contest.classes)
-        known = f"embedstore probe {store.path} --label {asked.label} --order {order}"
-        _write_prompts(picked, f"{known} --backbone {spec.key} {command}", to, force)
-        say(err if as_json else out, f"{to}: for `{known} --backbone {spec.key} {command}`")
+        command = _command(store, contest, split, to, setting)
+        _write_prompts(picked, command, to, force)
+        say(err if as_json else out, f"{to}: for `{command}`")
     if save:
         precision = str(store.provenance[spec.key]["precision"])
         save_probe(save, head, trial, how, report, precision, force)
         say(err if as_json else out, f"saved: {save}")
+
+
+def _command(store: Store, contest: Contest, split: str, file: Path, setting: str) -> str:
+    """Return the command that scores what is in a file of prompts on the same images."""
+    how = contest.asked.how
+    options = {"--split": split, "--test-share": how.test_share}
+    options |= {} if split or how.test_share else {"--folds": how.folds}
+    options |= {} if split else {"--repeats": how.repeats, "--seed": how.seed}
+    given = [part for name, value in options.items() if value for part in (name, str(value))]
+    head = ["--head", "zeroshot", "--prompts", str(file), "--set", f"zeroshot.{setting}"]
+    known = ["--label", contest.asked.label, "--order", ",".join(contest.classes)]
+    words = ["embedstore", "probe", str(store.path), *known, "--backbone", contest.spec.key]
+    leak = ["--allow-leak"] if how.allow_leak else []
+    return shlex.join([*words, *head, *given, *leak])
 
 
 def _tell(picked: Picked, notes: tuple[str, ...]) -> None:
