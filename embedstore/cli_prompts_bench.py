@@ -6,9 +6,7 @@ import csv
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from embedstore.cli_console import err, one_of, out, say
 from embedstore.cli_probe import save_probe, specs_of, split_of
@@ -24,6 +22,29 @@ from embedstore.cli_probe_options import (
     TestShare,
     Verify,
 )
+from embedstore.cli_prompts_options import (
+    Backbone,
+    Baseline,
+    Best,
+    Csv,
+    Device,
+    Ensemble,
+    Force,
+    Level,
+    Limit,
+    Metric,
+    Metrics,
+    Named,
+    PerClass,
+    Plot,
+    Save,
+    Scale,
+    Search,
+    Sets,
+    TextBackbone,
+    To,
+    Top,
+)
 from embedstore.errors import BackboneError, UsageError
 
 if TYPE_CHECKING:
@@ -31,85 +52,6 @@ if TYPE_CHECKING:
     from embedstore.prompt_bench import Asked, Bench, Contest, Picked
     from embedstore.store import Store
     from embedstore.types import Spec
-
-Sets = Annotated[
-    list[str],
-    typer.Option("--set", help="A built-in prompt set, or a .yaml or .csv file; several compete."),
-]
-Backbone = Annotated[
-    str, typer.Option(help="Name or key; needed where several in the store have a text side.")
-]
-TextBackbone = Annotated[
-    str,
-    typer.Option(
-        help="NAME[@WEIGHTS] that reads sentences which the store does not keep; by default the "
-        "vectors' own by name."
-    ),
-]
-Device = Annotated[str, typer.Option(help="For encoding sentences: auto, cpu, cuda, cuda:1, mps.")]
-Metrics = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--metric",
-        help="auroc, macro_f1, quadratic_kappa …; several times for more columns, the first is "
-        "what variants are ranked and chosen by.",
-    ),
-]
-Metric = Annotated[str, typer.Option(help="What variants are chosen by: auroc, macro_f1, …")]
-Level = Annotated[
-    str,
-    typer.Option(
-        help="image, or a view, breast, exam or patient by the mean of its images' vectors."
-    ),
-]
-Baseline = Annotated[
-    str,
-    typer.Option(
-        metavar="VARIANT",
-        help="What others are compared with, by its name or what is before the colon; by default "
-        "the first of the first set.",
-    ),
-]
-Top = Annotated[int, typer.Option(help="Lines of the ranking.", min=1)]
-Limit = Annotated[
-    int, typer.Option(help="Draw so many variants at random; by default all compete.", min=0)
-]
-Scale = Annotated[
-    float,
-    typer.Option(
-        "--logit-scale",
-        help="What cosines are multiplied by before the softmax; by default the model's own.",
-        min=0,
-    ),
-]
-Search = Annotated[
-    bool,
-    typer.Option(
-        "--search/--no-search",
-        help="Also look for an ensemble, and for each class's own wording, that do better.",
-    ),
-]
-Csv = Annotated[
-    Path | None, typer.Option("--csv", metavar="FILE", help="Write the scores of every variant.")
-]
-Plot = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Draw what words do there: .png, .svg or .pdf."),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
-Best = Annotated[bool, typer.Option("--best", help="Take the best variant.")]
-Ensemble = Annotated[bool, typer.Option("--ensemble", help="Take a greedy ensemble.")]
-PerClass = Annotated[bool, typer.Option("--per-class", help="Choose each class's wording alone.")]
-Named = Annotated[
-    str, typer.Option(metavar="VARIANT", help="Take this one, as `bench` and `expand` name it.")
-]
-To = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Write CLASS=SENTENCE lines, for `probe --prompts FILE`."),
-]
-Save = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Save the head for `embedstore predict`.")
-]
 
 
 def bench(

@@ -63,7 +63,7 @@ LAYERS = [
     {"prompt_bench"},
     {"audit", "retrieval"},
     {"report"},
-    {"cli_options", "cli_probe_options", "cli_console", "look", "seen"},
+    {"cli_options", "cli_probe_options", "cli_prompts_options", "cli_console", "look", "seen"},
     {"showing"},
     {
         "cli_backbones",
