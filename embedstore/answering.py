@@ -82,7 +82,7 @@ def agreement(
     near = near[near != ""]
     if not len(near):
         return None
-    others = values[~np.isin(searcher.tables.sets, searcher.tables.sets[own])]
+    others = values[~np.isin(searcher.sets, searcher.sets[own])]
     others = others[others != ""]
     wanted = set(values[searcher.place_of[list(asked)]].tolist()) - {""}
     if len(wanted) != 1:

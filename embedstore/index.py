@@ -23,12 +23,13 @@ EXACT = "exact"
 """The kind that is no index: every vector is compared. Up to `FEW` numbers that takes 10 ms."""
 
 FEW = 1 << 26
-SAMPLE = 64
+SAMPLE = 48
 """Vectors a list that the lists are learnt from; FAISS asks for 39 to 256."""
 
 _LISTS = (256, 8192)
 _BESIDE = 20  # bytes of a vector beside its bits
 _WIDEST = 64
+_LEAST = 16384  # vectors to learn from
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,13 @@ class Index:
         self.inner, self.effort = inner, effort
 
     @classmethod
-    def trained(cls, factory: str, sample: Floats, seed: int = 0) -> Index:
-        """Make an index by its FAISS factory string, and let it learn from (s, d) unit vectors.
+    def trained(cls, factory: str, d: int, sample: Callable[[int], Floats], seed: int = 0) -> Index:
+        """Make an index of `d` dimensions by its FAISS factory string, and let it learn.
+
+        Parameters
+        ----------
+        sample
+            Returns that many (s, d) unit vectors to learn from, or all where there are fewer.
 
         Raises
         ------
@@ -76,13 +82,15 @@ class Index:
         import faiss
 
         try:
-            inner = faiss.index_factory(sample.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+            inner = faiss.index_factory(d, factory, faiss.METRIC_INNER_PRODUCT)
+            most = _LEAST
             if (lists := _lists(inner)) is not None:
+                most = max(most, SAMPLE * lists.nlist)
                 lists.cp.seed = seed
                 if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus():
                     flat = faiss.IndexFlatIP(lists.d)
                     lists.clustering_index = faiss.index_cpu_to_all_gpus(flat)
-            inner.train(sample)
+            inner.train(sample(most))
         except RuntimeError as error:
             raise UsageError(f"FAISS cannot make an index {factory!r}: {_said(error)}") from error
         index = cls(inner, Effort())
@@ -124,7 +132,7 @@ class Index:
         if allowed is not None:
             bitmap: Any = faiss.IDSelectorBitmap
             selector = bitmap(np.packbits(allowed, bitorder="little"))
-            share = max(allowed.mean(), 1e-6)
+            share = max(np.count_nonzero(allowed) / len(allowed), 1e-6)
             effort = replace(effort, probes=int(np.ceil(effort.probes / share)))
         kept: list[Any] = [selector]  # FAISS holds on to none of these
         parameters = _parameters(self.inner, effort, selector, kept)

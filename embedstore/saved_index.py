@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import StoreError
-from embedstore.index import SAMPLE, Effort, Index
+from embedstore.index import Effort, Index
 from embedstore.links import chained, joined
 from embedstore.output import put
 from embedstore.types import Floats, Spec, unit_rows
@@ -185,12 +185,14 @@ def build(
     """
     vectors = vectors_of(store, spec)
     there = store.places(f"embeddings/{spec.key}")
-    lists = max(256, int(16 * np.sqrt(len(there))))
-    most = min(len(there), SAMPLE * lists)
-    chosen = np.sort(np.random.default_rng(seed).choice(there, most, replace=False))
-    index = Index.trained(kind, unit_rows(vectors[chosen]), seed)
+    rng = np.random.default_rng(seed)
+
+    def sample(most: int) -> Floats:
+        return unit_rows(vectors[np.sort(rng.choice(there, min(most, len(there)), replace=False))])
+
+    index = Index.trained(kind, spec.dim, sample, seed)
     grow(index, vectors, on_progress)
-    index.propose(unit_rows(vectors[chosen[:1]]), 1, np.ones(len(index), dtype=bool))
+    index.propose(unit_rows(vectors[there[:1]]), 1, np.ones(len(index), dtype=bool))
     return index
 
 

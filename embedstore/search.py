@@ -71,6 +71,20 @@ class Asked:
     own: Sequence[NDArray[np.intp]] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What there is to choose from: (n,) which places, and these places, None for all of them.
+
+    `each` has one place for each thing that is answered, and `sizes` how many of those each set
+    has.
+    """
+
+    allowed: NDArray[np.bool_]
+    among: Rows | None
+    each: Rows
+    sizes: Rows
+
+
 @dataclass(slots=True)
 class Searcher:
     """One Spec's vectors of a store, to search in; several threads may.
@@ -81,9 +95,9 @@ class Searcher:
         The index, if there is one.
     small
         How few numbers, of those a filter lets through, are compared one by one all the same.
-    tables, vectors, rows, there
-        Of every place in the vectors, n of them: what `Tables` says; (n, d); (n,) raw row of its
-        sample; (n,) whether it is neither deleted nor dropped.
+    tables, vectors, sets, rows, there
+        Of every place in the vectors, n of them: what `Tables` says; (n, d); (n,) number of its
+        set, and raw row of its sample; (n,) whether it is neither deleted nor dropped.
     place_of
         (N,) place of every raw row of a sample, -1 where it has none.
     """
@@ -94,11 +108,12 @@ class Searcher:
     small: int = SMALL
     tables: Tables = field(init=False)
     vectors: NDArray[np.floating[Any]] = field(init=False)
+    sets: Rows = field(init=False)
     rows: Rows = field(init=False)
     there: NDArray[np.bool_] = field(init=False)
     place_of: Rows = field(init=False)
     _groupings: dict[str, Rows] = field(default_factory=dict)
-    _kept: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    _choices: dict[tuple[str, Per], _Choice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Read the index, and what of the store every search needs."""
@@ -106,6 +121,8 @@ class Searcher:
         self.vectors = vectors_of(self.store, self.spec)
         tables = self.loaded.tables if self.loaded else None
         self.tables = tables or tables_of(self.store, self.spec)
+        self.sets = self.tables.sets.astype(np.intp)
+        self.sets[self.sets < 0] = self.sets.max(initial=-1) + 1  # deleted ones: a set of no query
         self.rows = self.store.array(f"{prefix}/rows").astype(np.intp)
         self.there = np.zeros(len(self.rows), dtype=bool)
         self.there[self.store.places(prefix)] = True
@@ -167,10 +184,11 @@ class Searcher:
     ) -> Hits:
         """Find the `k` most alike samples of each query; see `Store.search`."""
         queries = self._unit(asked.vectors)
-        allowed = self.there & self._passing(where) if where else self.there
-        rules = self._rules(asked, allowed, per, include_same_patient)
-        self._refuse_k(k, rules, allowed, per, where)
-        few = bool(where) and int(allowed.sum()) * self.spec.dim <= self.small
+        choice = self._choice(where, per)
+        allowed = choice.allowed
+        rules = self._rules(asked, choice, per, include_same_patient)
+        self._refuse_k(k, rules, choice, per, where)
+        few = bool(where) and len(choice.each) * self.spec.dim <= self.small
         index = None if exact or few else self.index
         cosines = np.full((len(queries), k), -np.inf, dtype=np.float32)
         places = np.full((len(queries), k), -1, dtype=np.intp)
@@ -239,9 +257,11 @@ class Searcher:
 
     def _own_most(self, rules: Rules) -> int:
         """How many places at most are barred for a query."""
-        if rules.sets is None or rules.barred is None or not rules.barred.size:
+        if rules.barred is None:
             return 0
-        sizes = np.bincount(rules.sets[rules.sets >= 0], minlength=int(rules.sets.max()) + 1)
+        if rules.sets is not self.sets:
+            return int(rules.barred.shape[1])
+        sizes = self._choice("", "image").sizes
         return int(np.where(rules.barred >= 0, sizes[rules.barred], 0).sum(axis=1).max())
 
     def _cosines(self, queries: Floats, places: NDArray[np.int64]) -> Floats:
@@ -258,30 +278,35 @@ class Searcher:
         found *= self.tables.inverse[places]
         return found
 
-    def _passing(self, where: str) -> NDArray[np.bool_]:
-        """(n,): which places pass a filter; remembered."""
-        if where not in self._kept:
-            passed = np.zeros(len(self.rows), dtype=bool)
-            places = np.flatnonzero(self.there)
-            passed[places] = _passing(self.store, where, self.rows[places])
-            self._kept[where] = passed
-        return self._kept[where]
+    def _choice(self, where: str, per: Per) -> _Choice:
+        """Tell what a filter leaves to choose from, and remember: it costs more than a query."""
+        if (where, per) not in self._choices:
+            allowed = self.there
+            if where:
+                allowed = np.zeros(len(self.rows), dtype=bool)
+                places = np.flatnonzero(self.there)
+                allowed[places] = _passing(self.store, where, self.rows[places])
+            among = np.flatnonzero(allowed)
+            one_of = self._grouping(per)
+            each = among
+            if one_of is not None:
+                each = among[np.unique(one_of[among], return_index=True)[1]]
+            sizes = np.bincount(self.sets[each], minlength=int(self.sets.max(initial=0)) + 1)
+            whole = len(among) == len(allowed)
+            self._choices[where, per] = _Choice(allowed, None if whole else among, each, sizes)
+        return self._choices[where, per]
 
-    def _rules(
-        self, asked: Asked, allowed: NDArray[np.bool_], per: Per, include_same_patient: bool
-    ) -> Rules:
-        among = None if allowed.all() else np.flatnonzero(allowed)
-        sets: Rows = (
-            np.arange(len(self.rows)) if include_same_patient else self.tables.sets.astype(np.intp)
-        )
+    def _rules(self, asked: Asked, choice: _Choice, per: Per, include_same_patient: bool) -> Rules:
         widest = max((len(own) for own in asked.own), default=0)
-        barred = None
-        if widest:
-            barred = np.full((len(asked.own), widest), -1, dtype=np.intp)
-            for n, own in enumerate(asked.own):
-                different = np.unique(sets[own])
-                barred[n, : len(different)] = different
-        return Rules(among, sets if widest else None, barred, self._grouping(per))
+        one_of = self._grouping(per)
+        if not widest:
+            return Rules(choice.among, one_of=one_of)
+        sets = np.arange(len(self.rows)) if include_same_patient else self.sets
+        barred = np.full((len(asked.own), widest), -1, dtype=np.intp)
+        for n, own in enumerate(asked.own):
+            different = np.unique(sets[own])
+            barred[n, : len(different)] = different
+        return Rules(choice.among, sets, barred, one_of)
 
     def _grouping(self, per: Per) -> Rows | None:
         """(n,) number of the patient or exam of each place; unknown ones are each their own."""
@@ -296,23 +321,20 @@ class Searcher:
             self._groupings[per] = number.astype(np.intp)
         return self._groupings[per]
 
-    def _refuse_k(
-        self, k: int, rules: Rules, allowed: NDArray[np.bool_], per: Per, where: str
-    ) -> None:
+    def _refuse_k(self, k: int, rules: Rules, choice: _Choice, per: Per, where: str) -> None:
         """Raise `DataError` where some query has fewer than `k` to choose from."""
-        chosen = np.flatnonzero(allowed)
-        if where and not len(chosen):
+        if where and not len(choice.each):
             raise DataError(f"no image passes the filter {where!r}")
-        if rules.one_of is not None:
-            chosen = chosen[np.unique(rules.one_of[chosen], return_index=True)[1]]
-        left = np.array([len(chosen)])
-        if rules.sets is not None and rules.barred is not None:
-            sizes = np.bincount(rules.sets[chosen], minlength=int(rules.sets.max(initial=0)) + 1)
-            left = len(chosen) - np.where(rules.barred >= 0, sizes[rules.barred], 0).sum(axis=1)
-        if not 1 <= k <= left.min():
+        left = len(choice.each)
+        if rules.barred is not None:
+            sizes = choice.sizes
+            if rules.sets is not self.sets:  # each place is a set of its own
+                sizes = np.isin(np.arange(len(self.rows)), choice.each).astype(np.intp)
+            left -= int(np.where(rules.barred >= 0, sizes[rules.barred], 0).sum(axis=1).max())
+        if not 1 <= k <= left:
             what = {"image": "images", "exam": "exams", "patient": "patients"}[per]
             passing = " that pass the filter" if where else ""
-            raise DataError(f"k is {k}; there are {left.min()} {what}{passing} to choose from")
+            raise DataError(f"k is {k}; there are {left} {what}{passing} to choose from")
 
 
 def _passing(store: Stored, where: str, rows: Rows) -> NDArray[np.bool_]:

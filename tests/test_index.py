@@ -69,7 +69,7 @@ def test_an_index_that_does_not_fit_in_memory_is_refused_with_both_figures():
 def test_the_file_takes_what_is_said_of_memory(tmp_path):
     # the estimate that a kind is chosen by, against what FAISS writes
     x = unit(0, 20_000, 64)
-    index = Index.trained("RR64,IVF64,RaBitQfs", x)
+    index = Index.trained("RR64,IVF64,RaBitQfs", 64, lambda most: x[:most])
     index.add([x])
     index.to_file(tmp_path / "x.faiss")
     overhead = 64 * 64 * 4 * 2  # centroids and the turning
@@ -380,7 +380,7 @@ def test_a_store_that_cannot_be_written_is_searched_but_not_indexed(path):
 def test_lists_learnt_on_a_gpu_find_what_lists_learnt_here_find():
     x = clustered(0, 20_000, 32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    index = Index.trained("IVF32,Flat", x)
+    index = Index.trained("IVF32,Flat", 32, lambda most: x[:most])
     index.add([x])
     index.effort = Effort(32, 4)
     truth = np.argsort(-(x[:50] @ x.T), axis=1)[:, :10]
