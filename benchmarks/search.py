@@ -202,7 +202,6 @@ assert found.ids.shape == (1, 10) and found.kind != "exact", found
 def cold(path: Path) -> dict[str, float]:
     """Start Python, open the store, search: all of a process, and of the command, s."""
     code = [sys.executable, "-c", COLD, str(path)]
-    command = [sys.executable, "-m", "embedstore.cli", "search", str(path)]
     command = [str(Path(sys.executable).parent / "embedstore"), "search", str(path)]
     command += ["--id", "film0000100", "-k", "10", "--json"]
 
@@ -233,9 +232,9 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if not (folder / "queries.npy").exists():
         write(path, vectors, spec)
         np.save(folder / "vectors.npy", vectors)
-        np.save(folder / "truth.npy", by_numpy(queries, vectors)[0])
         np.save(folder / "queries.npy", queries)
     truth = by_numpy(queries, vectors)
+    np.save(folder / "truth.npy", truth[0])
     store = Store.open(path)
     built, done = make_index(store, spec)
     searcher = Store.open(path).searcher(spec)

@@ -52,18 +52,26 @@ class Mix:
         return f"{self.label}: {', '.join(parts)}"
 
 
+def values_of(store: Store, searcher: Searcher, label: str) -> NDArray[np.str_]:
+    """(n,) value of a label at every place in the vectors, "" where nothing is there."""
+    values = store.array(store.column_array(label), searcher.rows)
+    return np.where(searcher.there, values, "")
+
+
 def agreement(
-    store: Store,
     searcher: Searcher,
+    label: str,
+    values: NDArray[np.str_],
     found: NDArray[np.intp],
     own: NDArray[np.intp],
     asked: Sequence[int],
-    label: str,
 ) -> Agreement | Mix | None:
     """Compare a label of what was found with that of what was asked.
 
     Parameters
     ----------
+    values
+        As `values_of` gives them.
     found
         (k,) raw rows of the neighbours.
     own
@@ -76,8 +84,6 @@ def agreement(
     Agreement, Mix or None
         None where the label is known of no neighbour.
     """
-    values = store.array(store.column_array(label), searcher.rows)
-    values = np.where(searcher.there, values, "")
     near = values[searcher.place_of[found]]
     near = near[near != ""]
     if not len(near):

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from embedstore.cli_choices import specs_of, split_from
 from embedstore.cli_console import err, out
-from embedstore.cli_probe import specs_of, split_from
 from embedstore.cli_probe_options import AsJson, Backbones, StorePath, Verify
 from embedstore.errors import UsageError
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from embedstore.cli_choices import specs_of, split_of
 from embedstore.cli_console import err, one_of, out, say
 from embedstore.cli_probe_options import (
     AllowLeak,
@@ -43,16 +44,15 @@ from embedstore.cli_probe_options import (
     TextBackbone,
     Verify,
 )
-from embedstore.errors import DataError, UsageError
+from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
     from embedstore.answered import Answered
     from embedstore.evaluate import Protocol, Trial
     from embedstore.few import Few
     from embedstore.heads import Head
-    from embedstore.split_files import SavedSplit
     from embedstore.store import Store
-    from embedstore.types import Floats, Report, Spec
+    from embedstore.types import Embeddings, Floats, Report, Spec
 
 
 def probe(
@@ -90,7 +90,7 @@ def probe(
 ) -> None:
     """Train heads on stored vectors and score them by patient, with intervals and floors."""
     from embedstore import subgroups
-    from embedstore.evaluate import Protocol, judge
+    from embedstore.evaluate import Protocol
     from embedstore.heads import grids, load_heads
     from embedstore.levels import FUSIONS, LEVELS
     from embedstore.metrics import refuse_unknown
@@ -136,35 +136,62 @@ def probe(
         split=parted,
         allow_leak=allow_leak,
     )
-    reports: list[Report] = []
-    contenders: dict[str, Answered] = {}
-    saving: list[Callable[[], None]] = []  # once the scores are printed: they are not lost then
+    work = _Work(opened, label, asked, tried, said, text_backbone)
     with progress(err, "probing", "evaluations") as show:
-        for spec in specs:
-            embeddings, texts = opened.read(spec), _texts(spec, said, text_backbone)
-            for _, one, few in [job for job in jobs if job[0] == spec]:
-                how = replace(asked, grid=tried.get(one.name), few=few, texts=texts)
-                trial = judge(embeddings, label, one, one.name, how)
-                report = replace(trial.report, notes=trial.report.notes + opened.notes(spec))
-                if save:
-                    precision = str(opened.provenance[spec.key]["precision"])
-                    fixed = (one, trial, how, report, precision, force)
-                    saving.append(partial(save_probe, places[spec.key, one.name], *fixed))
-                reports.append(report)
-                contenders[_named(report, contenders)] = trial.scored
-                show(len(reports), len(jobs))
+        for job in jobs:
+            place = places.get((job[0].key, job[1].name)) if save else None
+            work.do(*job, place, force)
+            show(len(work.reports), len(jobs))
+    reports, contenders = work.reports, work.contenders
     if reliability:
         draw_reliability(reports, reliability, force)
     if as_json:
         # a plug-in's parameters may be anything
         print(json.dumps([r.to_dict() for r in reports], indent=2, default=str))
-        for one_saved in saving:
-            one_saved()
+        for save_one in work.saving:
+            save_one()
         return
     _print(reports, contenders, metric, groupings, reference, seed)
-    for one_saved, place in zip(saving, places.values(), strict=True):
-        one_saved()
+    for save_one, place in zip(work.saving, places.values(), strict=True):
+        save_one()
         say(out, f"saved: {place}")
+
+
+@dataclass(slots=True)
+class _Work:
+    """Heads judged one after the other on the vectors of each backbone, which are read once."""
+
+    store: Store
+    label: str
+    asked: Protocol
+    grids: Mapping[str, Mapping[str, Sequence[Any]]]
+    prompts: list[str]
+    text_backbone: str
+    reports: list[Report] = field(default_factory=list)
+    contenders: dict[str, Answered] = field(default_factory=dict)
+    # once the scores are printed: they are not lost then
+    saving: list[Callable[[], None]] = field(default_factory=list)
+    _spec: Spec | None = None
+    _read: tuple[Embeddings, Mapping[str, Floats] | None] | None = None
+
+    def do(self, spec: Spec, head: Head, few: Few | None, place: Path | None, force: bool) -> None:
+        """Judge one head, to be saved at `place`."""
+        from embedstore.evaluate import judge
+
+        if self._read is None or self._spec != spec:
+            self._spec = spec
+            self._read = self.store.read(spec), _texts(spec, self.prompts, self.text_backbone)
+        embeddings, texts = self._read
+        how = replace(self.asked, grid=self.grids.get(head.name), few=few, texts=texts)
+        trial = judge(embeddings, self.label, head, head.name, how)
+        report = replace(trial.report, notes=trial.report.notes + self.store.notes(spec))
+        if place:
+            precision = str(self.store.provenance[spec.key]["precision"])
+            self.saving.append(
+                partial(save_probe, place, head, trial, how, report, precision, force)
+            )
+        self.reports.append(report)
+        self.contenders[_named(report, self.contenders)] = trial.scored
 
 
 def _refuse_together(
@@ -220,28 +247,6 @@ def _refuse_reference(reference: str, specs: Sequence[Spec], heads: Sequence[Hea
         raise UsageError(f"--reference {reference}: give one of {', '.join(names)}")
 
 
-def split_of(
-    given: str, folds: int | None, repeats: int | None, test_share: float
-) -> SavedSplit | str | None:
-    """Take --split, which leaves nothing to --folds, --repeats and --test-share."""
-    if folds and test_share:
-        raise UsageError("give --folds or --test-share, not both")
-    if given and (folds or repeats or test_share):
-        raise UsageError(
-            "--split says who is tested: leave --test-share, --folds and --repeats out"
-        )
-    return split_from(given)
-
-
-def split_from(given: str) -> SavedSplit | str | None:
-    """Load the split of a file, or return the column it is in; None where none is given."""
-    from embedstore.split_files import load_split
-
-    if given == "column" or given.startswith("column:"):
-        return given.partition(":")[2] or "split"
-    return load_split(Path(given)) if given else None
-
-
 def _named(report: Report, others: Mapping[str, Answered]) -> str:
     """Name a contender: backbone, head, and what else tells it from others of one run."""
     few = f", {report.few}" if report.few else ""
@@ -294,15 +299,13 @@ def _texts(spec: Spec, prompts: list[str], backbone: str) -> Mapping[str, Floats
     """Return the vectors of what was said of the classes, by the model of these image vectors."""
     if not prompts:
         return None
-    from embedstore.backbones import load_backbone
+    from embedstore.embed import text_side
     from embedstore.texts import by_class, class_vectors
 
     sentences = by_class(prompts)
     if not spec.text:
         return None  # a head that needs them says so
-    loaded = load_backbone(backbone or spec.backbone, spec.recipe)
-    spec.require(loaded.spec)
-    return class_vectors(loaded, sentences)
+    return class_vectors(text_side(spec, backbone), sentences)
 
 
 def _places(
@@ -368,23 +371,6 @@ def _jobs(
 def _tell(reports: Sequence[Report]) -> None:
     for note in dict.fromkeys(n for r in reports for n in r.notes):
         say(out, f"note: {note}")
-
-
-def specs_of(store: Store, names: list[str] | None) -> list[Spec]:
-    """Return the Specs of these backbones, or all, that have vectors.
-
-    Raises
-    ------
-    DataError
-        There are none.
-    """
-    some = None if names in (None, [], ["all"]) else names
-    named = [store.find(name) for name in some] if some else store.specs.values()
-    specs = [s for s in dict.fromkeys(named) if store.count(s)]
-    if not specs:
-        which = f" of {', '.join(some)}" if some else ""
-        raise DataError(f"{store.path}: holds no vectors{which} yet; run `embedstore extract`")
-    return specs
 
 
 def _curve(few_shot: str, fractions: str, sweep: bool) -> list[Few | None]:

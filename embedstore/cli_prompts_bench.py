@@ -8,8 +8,9 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedstore.cli_choices import one_spec, split_of
 from embedstore.cli_console import err, one_of, out, say
-from embedstore.cli_probe import save_probe, specs_of, split_of
+from embedstore.cli_probe import save_probe
 from embedstore.cli_probe_options import (
     AllowLeak,
     AsJson,
@@ -45,7 +46,7 @@ from embedstore.cli_prompts_options import (
     To,
     Top,
 )
-from embedstore.errors import BackboneError, UsageError
+from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
     from embedstore.evaluate import Protocol
@@ -98,7 +99,7 @@ def bench(
     if plot:
         refuse_plot(plot, force)
     opened = Store.open(store, verify)
-    spec = _spec(opened, backbone)
+    spec = one_spec(opened, backbone, with_text=True)
     how = _protocol(level, split, folds, test_share, repeats, seed, allow_leak)
     asked = _asked(label, set_, how, limit, text_backbone, device, logit_scale)
     contest = _posed(opened, spec, asked)
@@ -157,7 +158,7 @@ def use(
     if save:
         refuse_place(save, force)
     opened = Store.open(store, verify)
-    spec = _spec(opened, backbone)
+    spec = one_spec(opened, backbone, with_text=True)
     how = _protocol("image", split, folds, test_share, repeats, seed, allow_leak)
     asked = _asked(label, set_, how, limit, text_backbone, device, logit_scale)
     contest = _posed(opened, spec, asked)
@@ -206,21 +207,6 @@ def _asked(
         raise UsageError(f"--label {label} says who an image is of; there is nothing to predict")
     loaded = tuple(load(name) for name in dict.fromkeys(sets))
     return Asked(label, loaded, how, limit, model, device, logit_scale)
-
-
-def _spec(store: Store, backbone: str) -> Spec:
-    """Return the one Spec with a text side, or the one that is named."""
-    specs = specs_of(store, [backbone] if backbone else None)
-    able = [s for s in specs if s.text]
-    if not able:
-        raise BackboneError(
-            f"{', '.join(s.backbone for s in specs)}: no text side; sentences need vectors of an "
-            f"image-text model, such as biomedclip"
-        )
-    if len(able) > 1:
-        names = ", ".join(f"{s.backbone} ({s.key})" for s in able)
-        raise UsageError(f"{store.path} has embeddings of {names}; choose one with --backbone")
-    return able[0]
 
 
 def _posed(store: Store, spec: Spec, asked: Asked) -> Contest:

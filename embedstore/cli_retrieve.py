@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedstore.cli_choices import specs_of
 from embedstore.cli_console import err, one_of, out, say
-from embedstore.cli_probe import specs_of
 from embedstore.cli_probe_options import AsJson, Backbones, StorePath, Verify
 from embedstore.errors import DataError, UsageError
 
@@ -184,16 +184,13 @@ def _with_text(
     specs: Sequence[Spec], chosen: list[str] | None, text_backbone: str
 ) -> list[tuple[Spec, Backbone]]:
     """Load the models that have a text side; one asked for by name must have it."""
-    from embedstore.backbones import load_backbone
+    from embedstore.embed import text_side
 
     able = [spec for spec in specs if spec.text]
     if not able or (chosen not in (None, ["all"]) and len(able) < len(specs)):
         without = ", ".join(spec.backbone for spec in specs if not spec.text)
         raise UsageError(f"--text: {without} has no text side; choose one with --backbone")
-    loaded = [(spec, load_backbone(text_backbone or spec.backbone, spec.recipe)) for spec in able]
-    for spec, backbone in loaded:
-        spec.require(backbone.spec)
-    return loaded
+    return [(spec, text_side(spec, text_backbone)) for spec in able]
 
 
 def _texts(

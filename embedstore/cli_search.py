@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedstore.cli_choices import one_spec
 from embedstore.cli_console import err, one_of, out, say, tell_failures
-from embedstore.cli_probe import specs_of
 from embedstore.cli_probe_options import AsJson, StorePath, Verify
 from embedstore.errors import DataError, UsageError
 
@@ -113,7 +113,7 @@ def index(
     from embedstore.store import Store
 
     opened = Store.open(store, verify)
-    spec = _one(opened, backbone)
+    spec = one_spec(opened, backbone)
     if drop:
         gone = drop_index(opened, spec)
         say(out, f"{store}: the index is removed" if gone else f"{store}: there is no index")
@@ -168,7 +168,7 @@ def search(
 
         check_target(html)
     opened = Store.open(store, verify)
-    spec = _one(opened, backbone, bool(text))
+    spec = one_spec(opened, backbone, bool(text))
     for name in label or ():
         opened.column_array(name)
     if where:
@@ -189,16 +189,6 @@ def search(
     way: Per = per  # type: ignore[assignment]
     hits = searcher.search(query.asked, k, where, way, include_same_patient, exact)
     _show(opened, searcher, query, hits, label, html, as_json)
-
-
-def _one(store: Store, backbone: str, with_text: bool = False) -> Spec:
-    specs = specs_of(store, [backbone] if backbone else None)
-    if with_text and len(specs) > 1:
-        specs = [s for s in specs if s.text] or specs
-    if len(specs) > 1:
-        names = ", ".join(s.backbone for s in specs)
-        raise UsageError(f"{store.path} has embeddings of {names}; choose one with --backbone")
-    return specs[0]
 
 
 def _images_of(store: Store, searcher: Searcher, exam: str) -> list[str]:
@@ -231,7 +221,7 @@ class _Query:
     pictures: Sequence[Pixels | str] = ()
 
     def of_samples(self, ids: Sequence[str], unlike: Sequence[str], exam: str) -> None:
-        from embedstore.search import asked
+        from embedstore.queries import asked
 
         title = f"exam {exam}" if exam else " and ".join(ids)
         self.titles = [title + (f", not {' and '.join(unlike)}" if unlike else "")]
@@ -259,7 +249,8 @@ class _Query:
         import numpy as np
 
         from embedstore.embed import embed_images
-        from embedstore.search import Asked, like_and_unlike
+        from embedstore.queries import like_and_unlike
+        from embedstore.search import Asked
         from embedstore.seen import seen
         from embedstore.types import Sample
 
@@ -347,17 +338,19 @@ def _show(
     html: Path | None,
     as_json: bool,
 ) -> None:
-    from embedstore.answering import LARGE, agreement, plain
+    from embedstore.answering import LARGE, agreement, plain, values_of
     from embedstore.report.search_table import cases_table
 
     assert query.asked is not None
     shown = labels or (store.labels if len(store) <= LARGE else ())
+    values = {name: values_of(store, searcher, name) for name in shown}
     nothing = searcher.rows[:0]
     answers: list[Answer] = []
     for number, title in enumerate(query.titles):
         own = query.asked.own[number] if query.asked.own else nothing
         rows = query.rows[number] if query.rows else ()
-        compared = [agreement(store, searcher, hits.rows[number], own, rows, n) for n in shown]
+        found_rows = hits.rows[number]
+        compared = [agreement(searcher, n, values[n], found_rows, own, rows) for n in shown]
         found: list[Agreement | Mix] = [c for c in compared if c is not None]
         answers.append((title, plain(store, hits, number), found))
     said = [*store.notes(searcher.spec), *hits.notes]

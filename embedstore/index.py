@@ -255,9 +255,7 @@ def _parameters(inner: Any, effort: Effort, selector: Any, kept: list[Any]) -> A
     elif isinstance(inner, faiss.IndexHNSW):
         made = options.SearchParametersHNSW(efSearch=effort.probes, sel=selector)
     elif (lists := _lists(inner)) is not None:
-        bits = hasattr(faiss, "IndexIVFRaBitQFastScan") and isinstance(
-            lists, faiss.IndexIVFRaBitQ | faiss.IndexIVFRaBitQFastScan
-        )
+        bits = isinstance(lists, faiss.IndexIVFRaBitQ | faiss.IndexIVFRaBitQFastScan)
         kind = options.IVFRaBitQSearchParameters if bits else options.SearchParametersIVF
         made = kind(nprobe=min(effort.probes, lists.nlist), sel=selector)
     else:

@@ -75,25 +75,30 @@ def make_index(
     if not there:
         raise DataError(f"{store.path}: holds no vectors of {spec.backbone} yet")
     earlier = None if rebuild else load(store, spec, mapped=False)
-    chosen = kind
+    fit = earlier if earlier and there <= _OUTGROWN * earlier.made.learnt else None
     if kind == AUTO:
-        kept = earlier.made.kind if earlier and not _outgrown(earlier, there) else ""
-        chosen = kept or choose(there, spec.dim, _memory())
-    usable = earlier is not None and earlier.made.kind == chosen and not _outgrown(earlier, there)
-    if earlier and usable and _is_current(store, spec, earlier) and earlier.made.wanted == wanted:
-        return earlier.made, "as it was"
+        kind = fit.made.kind if fit else choose(there, spec.dim, _memory())
+    fit = fit if fit and fit.made.kind == kind else None
+    if fit and fit.made.wanted == wanted and _is_current(store, spec, fit.made):
+        return fit.made, "as it was"
     began = time.monotonic()
-    index, learnt = earlier.index if earlier and usable else None, there
-    done = "built"
-    if index is not None and earlier is not None:
+    index, done, learnt = fit.index if fit else None, "built", there
+    if index is not None and fit is not None:
         grow(index, vectors_of(store, spec), on_progress)
-        done, learnt = "extended", earlier.made.learnt
-    elif chosen != EXACT:
-        index = build(store, spec, chosen, seed, on_progress)
+        done, learnt = "extended", fit.made.learnt
+    elif kind != EXACT:
+        index = build(store, spec, kind, seed, on_progress)
     tables = tables_of(store, spec, earlier.tables.inverse if earlier and earlier.tables else None)
-    made = Made(
+    made = _described(store, spec, kind, learnt, wanted)
+    if index is not None:
+        made = _tuned(store, spec, index, tables, made, seed)
+    return save(store, spec, index, tables, replace(made, seconds=time.monotonic() - began)), done
+
+
+def _described(store: Stored, spec: Spec, kind: str, learnt: int, wanted: float) -> Made:
+    return Made(
         spec.key,
-        chosen,
+        kind,
         store.rows(f"embeddings/{spec.key}/vectors"),
         store.rows("samples/id"),
         rewrites_of(store, spec),
@@ -101,21 +106,13 @@ def make_index(
         learnt,
         wanted=wanted,
     )
-    if index is not None:
-        made = _tuned(store, spec, index, tables, made, seed)
-    return save(store, spec, index, tables, replace(made, seconds=time.monotonic() - began)), done
 
 
-def _outgrown(earlier: Loaded, there: int) -> bool:
-    """Say whether there are so many more vectors that the lists should be learnt anew."""
-    return there > _OUTGROWN * earlier.made.learnt
-
-
-def _is_current(store: Stored, spec: Spec, earlier: Loaded) -> bool:
+def _is_current(store: Stored, spec: Spec, made: Made) -> bool:
     return (
-        earlier.made.rows == store.rows(f"embeddings/{spec.key}/vectors")
-        and earlier.made.samples == store.rows("samples/id")
-        and earlier.made.rewrites == rewrites_of(store, spec)
+        made.rows == store.rows(f"embeddings/{spec.key}/vectors")
+        and made.samples == store.rows("samples/id")
+        and made.rewrites == rewrites_of(store, spec)
     )
 
 

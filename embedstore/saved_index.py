@@ -127,7 +127,6 @@ class Made:
     queries: int = 0
     seconds: float = 0.0
     bytes: int = 0
-    faiss: str = ""
     made: str = ""
     format: int = _FORMAT
 

@@ -369,7 +369,7 @@ class Store(Arrays):
         StoreError
             The index is damaged.
         """
-        from embedstore.search import asked
+        from embedstore.queries import asked
 
         searcher = self.searcher(backbone)
         queries = asked(searcher, ids, vectors, unlike)

@@ -515,7 +515,11 @@ def test_what_is_wrong_with_a_set_is_one_line_and_changes_nothing(
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [
-        (("--backbone", "statistics"), 1, "statistics: no text side"),
+        (
+            ("--backbone", "statistics"),
+            1,
+            "statistics has no text side; sentences need vectors of an image-text model",
+        ),
         (("--metric", "log_loss"), 2, "not by 'log_loss'"),
         (("--metric", "auroc", "--metric", "beauty"), 2, "--metric beauty"),
         (("--level", "ward"), 2, "--level is image"),

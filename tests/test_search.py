@@ -8,7 +8,8 @@ from vector_stores import clustered, spec_of, unit, write
 
 from embedstore.errors import DataError, UsageError
 from embedstore.indexing import make_index
-from embedstore.search import Asked, Searcher, like_and_unlike
+from embedstore.queries import like_and_unlike
+from embedstore.search import Asked, Searcher
 from embedstore.store import Store
 from embedstore.writer import Writer
 
