@@ -44,6 +44,11 @@ FILTERS = {"1 %": "site == 's07'", "10 %": "vendor == 'v3'", "50 %": "view == 'M
 BLOCK = 65536
 
 
+def say(what: str) -> None:
+    """Say where it is: a million rows take a while."""
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+
+
 def clustered(n: int) -> Floats:
     """(n, 512) vectors of length 1: clusters, each spread in 48 common directions and a little."""
     rng = np.random.default_rng(0)
@@ -233,12 +238,15 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         write(path, vectors, spec)
         np.save(folder / "vectors.npy", vectors)
         np.save(folder / "queries.npy", queries)
+    say("truth by numpy")
     truth = by_numpy(queries, vectors)
     np.save(folder / "truth.npy", truth[0])
     store = Store.open(path)
-    built, done = make_index(store, spec)
+    say("index")
+    built, _ = make_index(store, spec)
     searcher = Store.open(path).searcher(spec)
     assert searcher.index is not None
+    say("searches")
     result: dict[str, Any] = {
         "rows": given.rows,
         "dim": DIM,
@@ -256,6 +264,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "cold_start": cold(path),
     }
     del made, vectors
+    say("peers")
     result["peers"] = {n: peer(n, given.peers, folder) for n in PEERS} if given.peers else {}
     for target in map(str, TARGETS):
         others = [p[target]["queries_a_second"] for p in result["peers"].values() if target in p]

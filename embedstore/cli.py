@@ -20,6 +20,7 @@ from embedstore import (
     cli_check,
     cli_export,
     cli_extract,
+    cli_finetune,
     cli_predict,
     cli_probe,
     cli_prompts,
@@ -58,6 +59,7 @@ def options(
 
 app.command()(cli_extract.extract)
 app.command()(cli_probe.probe)
+app.command()(cli_finetune.finetune)
 app.command()(cli_audit.audit)
 app.command()(cli_predict.predict)
 app.command()(cli_retrieve.retrieve_eval)

@@ -151,7 +151,7 @@ def probe(
         for save_one in work.saving:
             save_one()
         return
-    _print(reports, contenders, metric, groupings, reference, seed)
+    print_trials(reports, contenders, metric, groupings, reference, seed)
     for save_one, place in zip(work.saving, places.values(), strict=True):
         save_one()
         say(out, f"saved: {place}")
@@ -218,7 +218,7 @@ def _refuse_together(
         raise UsageError("--grid says what --sweep tries; give --sweep too")
 
 
-def _print(
+def print_trials(
     reports: Sequence[Report],
     contenders: Mapping[str, Answered],
     metric: list[str] | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,6 +65,15 @@ class StoreDataset(Dataset[Item]):
         self.rows, self._which, self._at = places
         self.classes, self.targets = classes, targets
 
+    def unnormalised(self) -> StoreDataset:
+        """Return the same pictures in 0..1, (c, H, W), of one channel where the recipe is grey."""
+        if self.recipe is None:
+            raise DataError("vectors are no pictures")
+        channels = 1 if self.recipe.colour == "grey" else 3
+        recipe = replace(self.recipe, mean=(0.0,) * channels, std=(1.0,) * channels)
+        places = self.rows, self._which, self._at
+        return StoreDataset(self.store, self.arrays, places, self.classes, self.targets, recipe)
+
     @property
     def ids(self) -> NDArray[np.str_]:
         """(n,) ids of the samples."""
@@ -84,11 +94,14 @@ class StoreDataset(Dataset[Item]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
         """Read a batch of items at once, as a ``DataLoader`` asks for them."""
-        chosen = np.asarray(indices, dtype=np.intp)
-        read = torch.from_numpy(self._read(self._which[chosen], self._at[chosen]))
+        read = self.batch(np.asarray(indices, dtype=np.intp))
         if self.targets is None:
             return list(read)
-        return list(zip(read, self.targets[chosen].tolist(), strict=True))
+        return list(zip(read, self.targets[np.asarray(indices)].tolist(), strict=True))
+
+    def batch(self, indices: NDArray[np.intp]) -> torch.Tensor:
+        """Read vectors or pictures at once: (b, d) or (b, c, H, W)."""
+        return torch.from_numpy(self._read(self._which[indices], self._at[indices]))
 
     def _read(self, which: NDArray[np.intp], at: NDArray[np.intp]) -> Floats:
         out: Floats | None = None

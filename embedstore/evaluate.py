@@ -108,11 +108,11 @@ class Trial:
 
     `images` are the labelled ones, or with fused vectors what they are of; `answered` what heads
     answered of each, and `scored` of what is scored: at the level asked for, tempered where asked.
-    `make` makes such a head, unfitted.
+    `make` makes such a head, unfitted; None where it was no head on vectors.
     """
 
     report: Report
-    make: Callable[..., Any]
+    make: Callable[..., Any] | None
     images: Embeddings
     answered: Answered
     scored: Answered
@@ -145,72 +145,97 @@ def judge(
         The labels, patients or vectors allow no honest score; the message says why.
     """
     began = time.monotonic()
-    run = _run(embeddings, label, make_probe, name, how)
-    scored, lateral, noted = _scored(run, label, how)
-    tested = scored.take(scored.tested)
-    report = Report(
-        probe=name,
-        parameters=_parameters(make_probe()),
-        spec=run.images.spec,
-        label=label,
-        classes=run.classes,
-        split=_said(run.splits),
-        split_fingerprint=fingerprint_of(run.splits if how.split else run.splits[:1]),
-        metrics=scores(scored, run.classes, how.seed, how.groupings),
-        confusion=_confusion(tested.truth, tested.runs[0]),
-        n_train=_mean_number(train for train, _ in run.sides),
-        n_test=len(tested.ids),
-        n_patients=len(np.unique(tested.groups)),
-        seconds=time.monotonic() - began,
-        notes=(*run.notes, *noted, *subgroup_notes(scored, how.by))
-        + order_note(run.classes, how.order)
-        + grid_notes(f"{run.images.spec.backbone}, {name}", how.grid, run.found),
-        chosen=tuple(dict(c.parameters) for c in run.found) if how.grid else (),
-        few=str(how.few) if how.few else "",
-        n_train_patients=_mean_number(run.answered.groups[train] for train, _ in run.sides),
-        leak=run.leak,
-        level=how.level,
-        fuse=how.fuse if how.level != "image" else "",
-        sides=lateral,
-        subgroups=subgroups(scored, run.classes, how.seed, how.by, how.groupings),
-        reliability=scored.reliability(),
-    )
-    return Trial(report, run.make, run.images, run.answered, scored)
+    posed = pose(embeddings, label, how)
+    make = _told(make_probe, name, posed.classes, how.texts)
+    found = _found(make, how.grid, posed, how.seed)
+    trial = judged(posed, found, name, _parameters(make_probe()), how, began)
+    noted = grid_notes(f"{posed.images.spec.backbone}, {name}", how.grid, found)
+    report = replace(trial.report, notes=trial.report.notes + noted)
+    return replace(trial, make=make, report=report)
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """Heads trained and asked, before anything is scored."""
+class Posed:
+    """What is asked of heads, before any has learnt.
 
+    `images` are the labelled ones; `truth`, (n,), their class numbers and `groups`, (n,), numbers
+    of what is linked; `sides` the rows learnt from and answered for, fold by fold and split by
+    split.
+    """
+
+    label: str
     images: Embeddings
     classes: tuple[str, ...]
-    make: Callable[..., Any]
-    splits: list[Split]
+    truth: NDArray[np.intp]
+    groups: NDArray[np.intp]
+    splits: tuple[Split, ...]
     sides: Sides
-    found: list[Chosen]
-    answered: Answered
     leak: str
     notes: tuple[str, ...]
 
 
-def _run(
-    embeddings: Embeddings, label: str, make_probe: Callable[..., Any], name: str, how: Protocol
-) -> _Run:
+def pose(embeddings: Embeddings, label: str, how: Protocol) -> Posed:
+    """Take the labelled images and say who learns from which and answers for which.
+
+    Raises
+    ------
+    DataError
+        The labels or patients allow no honest score; the message says why.
+    """
     embeddings, how, fusing = fused_by(embeddings, label, how)
     kept, labels, left_out = labelled(embeddings, label)
     classes = order_of(labels, how.order)
     truth = np.array([classes.index(v) for v in labels.tolist()], dtype=np.intp)
-    make = _told(make_probe, name, classes, how.texts)
     splits, leak, outside = splits_of(kept, labels, how)
     groups = linked(kept)
     sides = _sides(splits, truth, groups, how.few)
-    found = _found(make, how.grid, kept, truth, groups, sides, how.seed)
-    runs = tuple(_together(splits, sides, found, truth.shape[0], len(classes)))
-    columns = {"patient": kept.groups, **kept.columns}
-    folds = tuple(split.fold for split in splits)
-    answered = Answered(kept.ids, truth, groups, columns, runs, folds)
     notes = (*image_notes(kept, left_out, label), *fusing, *outside)
-    return _Run(kept, classes, make, splits, sides, found, answered, leak, notes)
+    return Posed(label, kept, classes, truth, groups, tuple(splits), sides, leak, notes)
+
+
+def judged(
+    posed: Posed,
+    found: Sequence[Chosen],
+    name: str,
+    parameters: Mapping[str, Any],
+    how: Protocol,
+    began: float,
+) -> Trial:
+    """Score what was answered, in `found` for each of the sides, with intervals and floors."""
+    kept, label, classes = posed.images, posed.label, posed.classes
+    runs = tuple(_together(posed, found))
+    columns = {"patient": kept.groups, **kept.columns}
+    folds = tuple(split.fold for split in posed.splits)
+    answered = Answered(kept.ids, posed.truth, posed.groups, columns, runs, folds)
+    scored, lateral, noted = _scored(answered, posed, how)
+    tested = scored.take(scored.tested)
+    report = Report(
+        probe=name,
+        parameters=parameters,
+        spec=kept.spec,
+        label=label,
+        classes=classes,
+        split=_said(posed.splits),
+        split_fingerprint=fingerprint_of(posed.splits if how.split else posed.splits[:1]),
+        metrics=scores(scored, classes, how.seed, how.groupings),
+        confusion=_confusion(tested.truth, tested.runs[0]),
+        n_train=_mean_number(train for train, _ in posed.sides),
+        n_test=len(tested.ids),
+        n_patients=len(np.unique(tested.groups)),
+        seconds=time.monotonic() - began,
+        notes=(*posed.notes, *noted, *subgroup_notes(scored, how.by))
+        + order_note(classes, how.order),
+        chosen=tuple(dict(c.parameters) for c in found) if how.grid else (),
+        few=str(how.few) if how.few else "",
+        n_train_patients=_mean_number(posed.groups[train] for train, _ in posed.sides),
+        leak=posed.leak,
+        level=how.level,
+        fuse=how.fuse if how.level != "image" else "",
+        sides=lateral,
+        subgroups=subgroups(scored, classes, how.seed, how.by, how.groupings),
+        reliability=scored.reliability(),
+    )
+    return Trial(report, None, kept, answered, scored)
 
 
 def final(trial: Trial, how: Protocol) -> tuple[Fitted, float]:
@@ -219,14 +244,16 @@ def final(trial: Trial, how: Protocol) -> tuple[Fitted, float]:
     Parameters are chosen from the grid on folds of all images; the temperature is fitted to the
     answers of the trial, which are for unseen patients.
     """
+    make = trial.make
+    assert make is not None
     vectors = np.asarray(trial.images.vectors, dtype=np.float32)
     truth, groups = trial.answered.truth, trial.answered.groups
     point: Mapping[str, Any] = {}
     if how.grid:
         sides = [(np.arange(len(vectors)), np.arange(1))]
         grid = how.grid
-        point = chosen(trial.make, grid, vectors, truth, groups, sides, how.seed)[0].parameters
-    fitted = fit(trial.make(**point), vectors, truth, groups)
+        point = chosen(make, grid, vectors, truth, groups, sides, how.seed)[0].parameters
+    fitted = fit(make(**point), vectors, truth, groups)
     seen = trial.answered.tested
     return fitted, fit_temperature(trial.answered.runs[0][seen], truth[seen])
 
@@ -249,21 +276,21 @@ def fused_by(
 
 
 def _scored(
-    run: _Run, label: str, how: Protocol
+    answered: Answered, posed: Posed, how: Protocol
 ) -> tuple[Answered, LeftRight | None, tuple[str, ...]]:
     """Bring answers to the level asked for, and temper them: also left against right, and notes."""
-    answered = run.answered
+    label = posed.label
     scored, lateral = answered, None
     notes = _NOTHING
     if how.level != "image" and how.fuse == "probabilities":
-        of = units(run.images, how.level)
+        of = units(posed.images, how.level)
         scored, differ = answered.at(of, answered.columns[label])
-        lateral = left_right(run.images, of, answered.runs[0], answered.tested, run.classes)
-        notes = differing_note(of, differ, label) + missing_notes(run.images, how.level)
+        lateral = left_right(posed.images, of, answered.runs[0], answered.tested, posed.classes)
+        notes = differing_note(of, differ, label) + missing_notes(posed.images, how.level)
         if len(left := np.unique(scored.truth[scored.tested])) < 2:
             raise DataError(
                 f"at the level of the {how.level} {label} has one value left, "
-                f"{', '.join(run.classes[c] for c in left) or 'none'}: it differs within the "
+                f"{', '.join(posed.classes[c] for c in left) or 'none'}: it differs within the "
                 f"others; score a finer level"
             )
     if not how.calibrate:
@@ -358,29 +385,22 @@ def _validation(split: Split) -> NDArray[np.intp]:
 
 
 def _found(
-    make_probe: Callable[..., Any],
-    grid: Grid | None,
-    embeddings: Embeddings,
-    truth: NDArray[np.intp],
-    groups: NDArray[np.intp],
-    sides: Sides,
-    seed: int,
+    make_probe: Callable[..., Any], grid: Grid | None, posed: Posed, seed: int
 ) -> list[Chosen]:
     """Train on each training side; with a grid, by the parameters chosen there."""
-    vectors = np.asarray(embeddings.vectors, dtype=np.float32)
+    vectors = np.asarray(posed.images.vectors, dtype=np.float32)
+    truth, groups, sides = posed.truth, posed.groups, posed.sides
     if grid:
         return chosen(make_probe, grid, vectors, truth, groups, sides, seed)
     (only,) = answers(make_probe, {}, vectors, truth, groups, sides)
     return [Chosen({}, answered) for answered in only]
 
 
-def _together(
-    splits: Sequence[Split], sides: Sides, found: Sequence[Chosen], n: int, classes: int
-) -> list[Answers]:
+def _together(posed: Posed, found: Sequence[Chosen]) -> list[Answers]:
     """Put the answers of each split's folds in their rows: (n, k) for each split."""
-    runs, left = [], iter(zip(sides, found, strict=True))
-    for split in splits:
-        run = np.zeros((n, classes))
+    runs, left = [], iter(zip(posed.sides, found, strict=True))
+    for split in posed.splits:
+        run = np.zeros((len(posed.truth), len(posed.classes)))
         for _ in split:
             (_, test), one = next(left)
             run[test] = one.answers

@@ -83,7 +83,7 @@ def choose(
     above 0.999), float32 otherwise.
     """
     if precision == "auto":
-        has = all(_has_bfloat16(d) for d in device.split(","))
+        has = all(has_bfloat16(d) for d in device.split(","))
         precision = "bfloat16" if has else "float32"
     if workers < 0:  # at least one, so that a file can take down no more than its reader
         workers = max(1, min(os.cpu_count() or 1, 8, images // IMAGES_A_READER))
@@ -91,7 +91,8 @@ def choose(
     return Plan(device, chosen, batch_size, workers, seconds, compile_)
 
 
-def _has_bfloat16(device: str) -> bool:
+def has_bfloat16(device: str) -> bool:
+    """Tell whether a device computes in bfloat16; elsewhere it is slower than float32."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())

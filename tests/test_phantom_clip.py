@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from embedstore.backbones import load_backbone
+from embedstore.finetune.objectives import contrastive_loss
 from embedstore.images.recipe import apply
 from embedstore.phantomclip import FOLDER
 from embedstore.phantomclip.sentences import TRAINED, class_texts, draw
-from embedstore.phantomclip.train import compatible, contrastive_loss
+from embedstore.phantomclip.train import compatible
 from embedstore.phantomclip.zeroshot import class_vectors, image_vectors, probabilities
 from embedstore.phantoms import DENSITIES, films, render
 from embedstore.types import Backbone
@@ -149,7 +150,7 @@ def test_a_batch_without_a_true_sentence_has_no_loss() -> None:
 
 def test_training_writes_a_folder_that_loads(tmp_path: Path) -> None:
     out = tmp_path / "model"
-    flags = ["--patients", "2", "--steps", "3", "--batch", "4", "--workers", "1"]
+    flags = ["--patients", "2", "--epochs", "1", "--batch", "6", "--workers", "1"]
     command = [sys.executable, "-m", "embedstore.phantomclip.train", "--out", str(out), *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from embedstore.finetune.augment import move, uniform
 from embedstore.images.recipe import apply, fit_to_model, named
 from embedstore.phantomclip.sentences import SILENT
 from embedstore.phantoms import DENSITIES, Film, films, render
@@ -80,49 +81,31 @@ def roughen(grey: torch.Tensor, side: int, rng: torch.Generator) -> torch.Tensor
     What a network must not lean on differs from one archive to the next: zoom and place, the
     film's curve, sharpness and grain, and how much of the chest wall is in the picture.
     """
-    moved = _move(grey, side, rng)
+    moved = move(grey, (side, side), rng, turn=0.15, zoom=0.18, aspect=0.15, shift=0.08)
     breast = moved > 0.01  # the recipe's background is exactly black and must stay so
     exposed = _expose(moved, rng)
     soft = _soften(exposed, rng)
-    grain = torch.randn(soft.shape, generator=rng) * (0.04 * _uniform(len(soft), rng) ** 2)
+    grain = torch.randn(soft.shape, generator=rng) * (0.04 * uniform(len(soft), rng) ** 2)
     return _erase((soft + grain) * breast, rng).clamp(0, 1)
-
-
-def _uniform(n: int, rng: torch.Generator, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
-    return torch.rand(n, 1, 1, 1, generator=rng) * (high - low) + low
-
-
-def _move(grey: torch.Tensor, side: int, rng: torch.Generator) -> torch.Tensor:
-    n = len(grey)
-    turn = _uniform(n, rng, -0.15, 0.15).view(n)
-    zoom = 1 + _uniform(n, rng, -0.18, 0.18).view(n)
-    aspect = 1 + _uniform(n, rng, -0.15, 0.15).view(n)
-    shift = torch.rand(n, 2, generator=rng) * 0.16 - 0.08
-    rows = [
-        torch.stack([zoom * aspect * turn.cos(), -zoom * turn.sin(), shift[:, 0]], dim=1),
-        torch.stack([zoom * turn.sin(), zoom / aspect * turn.cos(), shift[:, 1]], dim=1),
-    ]
-    grid = functional.affine_grid(torch.stack(rows, dim=1), [n, 1, side, side], align_corners=False)
-    return functional.grid_sample(grey, grid, align_corners=False)
 
 
 def _expose(grey: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Change gamma, the steepness of an S-shaped curve, its foot and its top."""
     n = len(grey)
-    powered = grey.clamp(min=1e-4) ** torch.exp(_uniform(n, rng, -0.6, 0.6))
-    steep, middle = _uniform(n, rng, 2.0, 10.0), _uniform(n, rng, 0.35, 0.65)
+    powered = grey.clamp(min=1e-4) ** torch.exp(uniform(n, rng, -0.6, 0.6))
+    steep, middle = uniform(n, rng, 2.0, 10.0), uniform(n, rng, 0.35, 0.65)
     bent = torch.sigmoid(steep * (powered - middle))
     low, high = torch.sigmoid(-steep * middle), torch.sigmoid(steep * (1 - middle))
-    share = _uniform(n, rng)
+    share = uniform(n, rng)
     curved = share * (bent - low) / (high - low) + (1 - share) * powered
-    foot, top = _uniform(n, rng, -0.05, 0.08), _uniform(n, rng, 0.75, 1.1)
+    foot, top = uniform(n, rng, -0.05, 0.08), uniform(n, rng, 0.75, 1.1)
     return foot + (top - foot) * curved
 
 
 def _soften(grey: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Mix each picture with a blurred copy, or with a sharpened one."""
     blurred = functional.avg_pool2d(grey, 5, 1, 2, count_include_pad=False)
-    share = _uniform(len(grey), rng, -0.6, 1.0)
+    share = uniform(len(grey), rng, -0.6, 1.0)
     return grey + share * (blurred - grey)
 
 

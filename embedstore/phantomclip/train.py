@@ -1,8 +1,8 @@
 """Train the model: ``python -m embedstore.phantomclip.train --out DIR``.
 
-CLIP's symmetric contrastive loss (Radford et al. 2021, arXiv 2103.00020) with several positives
-(as in Khosla et al. 2020, arXiv 2004.11362): a sentence belongs to every picture of the batch that
-it is true of, and pairs of which that cannot be seen (the side, on a cropped breast) are left out.
+A configuration of `embedstore.finetune`, contrastive, from nothing: a sentence belongs to every
+picture of the batch that it is true of, and pairs of which that cannot be seen (the side, on a
+cropped breast) are left out.
 
 The contrastive loss alone is slow to start from nothing, so both sides also have to name the facts
 through one linear layer that they share and that is thrown away in the end.
@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import platform
-import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,9 +24,14 @@ import numpy as np
 import open_clip
 import torch
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from torch import nn
 from torch.nn import functional
 
 from embedstore.backbones import load_backbone
+from embedstore.finetune import Hardware
+from embedstore.finetune import Settings as Learning
+from embedstore.finetune.fit import fit
+from embedstore.finetune.objectives import contrastive_loss
 from embedstore.phantomclip import zeroshot
 from embedstore.phantomclip.folder import (
     CONTEXT,
@@ -41,14 +46,15 @@ from embedstore.phantomclip.pictures import Pictures, prepare, roughen
 from embedstore.phantomclip.sentences import SILENT, draw
 from embedstore.phantoms import DENSITIES, films, render
 
-__all__ = ["Settings", "compatible", "contrastive_loss", "naming_loss", "train"]
+__all__ = ["Settings", "compatible", "naming_loss", "train"]
 
 _COLLECTION = 5_000_000  # added to the seed: a user's own phantoms, of small seeds, stay unseen
 _CHECK_SEED = 90_001  # of the phantoms the result is checked on, never trained on
 _VALUES = [4, 2, 2, 2]  # how many codes each fact has
 _SHARPNESS = 10.0  # of unit vectors before they are named
-_TEXT_SCALE = 0.3  # of the learning rate: a BERT from nothing does not bear the image side's
+_TEXT_SHARE = 0.3  # of the learning rate: a BERT from nothing does not bear the image side's
 _MARGIN = 48  # px more than the model takes, so that moving a picture loses no sharpness
+_LEAST_TEMPERATURE = 1 / 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,36 +63,57 @@ class Settings:
 
     seed: int = 0
     patients: int = 800
-    steps: int = 1200
+    epochs: int = 18
     batch: int = 96
-    rate: float = 3e-3
-    decay: float = 0.05
-    warm_up: float = 0.08
     minutes: float = 0.0
     workers: int = 2
     threads: int = 1
     check_patients: int = 50
 
+    @property
+    def learning(self) -> Learning:
+        """The settings of the fine-tune that it is."""
+        return Learning(
+            objective="contrastive",
+            start="random",
+            tune_text=True,
+            epochs=self.epochs,
+            batch=self.batch,
+            rate=3e-3,
+            decay=0.05,
+            layer_decay=1.0,
+            warm_up=0.08,
+            validation=0.0,
+            label_smoothing=0.0,
+            seed=self.seed,
+        )
+
 
 def train(out: Path, settings: Settings) -> dict[str, Any]:
-    """Train from nothing, write the folder and return what is in its ``training.json``."""
+    """Train from nothing, write the folder and return what is in its ``training.json``.
+
+    A run that was broken off goes on where it was.
+    """
     write_frame(out)
-    started = time.monotonic()
     pictures = prepare(
         settings.patients, _COLLECTION + settings.seed, SIDE + _MARGIN, settings.workers
     )
-    rendered = time.monotonic() - started
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    model = build(out)
-    losses = _fit(model, out, pictures, settings)
-    write_weights(out, model)
+    learner = Pairs(out, settings.learning)
+    hardware = Hardware("cpu", minutes=settings.minutes, logger="none")
+    runs = out / "run"
+    learnt = fit(learner, Phantoms(pictures), None, settings.learning, hardware, runs)
+    write_weights(out, learner.model)
+    for checkpoint in runs.glob("*.ckpt"):
+        checkpoint.unlink()
+    runs.rmdir()
     record = {
         "settings": asdict(settings),
-        "steps_done": len(losses),
-        "seconds_rendering": round(rendered),
-        "seconds_in_all": round(time.monotonic() - started),
-        "loss": [round(float(np.mean(losses[i : i + 25])), 4) for i in range(0, len(losses), 25)],
+        "learning": settings.learning.to_dict(),
+        "steps_done": learnt.steps,
+        "seconds": round(learnt.seconds),
+        "loss": [round(row["loss"], 4) for row in learnt.curve],
         "check": _check(out, settings.check_patients),
         "versions": {"python": platform.python_version()}
         | {n: version(n) for n in ("torch", "open_clip_torch", "timm", "transformers", "numpy")},
@@ -95,6 +122,82 @@ def train(out: Path, settings: Settings) -> dict[str, Any]:
     }
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     return record
+
+
+class Phantoms:
+    """Prepared films with their facts, as a fine-tune reads what it learns from."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        """Count the pictures."""
+        return len(self.pictures.grey)
+
+    def __getitem__(self, items: list[int]) -> dict[str, torch.Tensor]:
+        """Read a batch: (b, 1, S, S) in 0..1 and (b, 4) codes."""
+        return {
+            "pictures": torch.from_numpy(self.pictures.grey[items])[:, None].float() / 255,
+            "facts": torch.from_numpy(self.pictures.facts[items]),
+            "item": torch.as_tensor(items),
+        }
+
+    def name(self, item: int) -> str:
+        """Say which one it is."""
+        return f"picture {item}"
+
+
+class Pairs(nn.Module):
+    """Both sides of the network, and the layer by which they name the facts."""
+
+    def __init__(self, folder: Path, settings: Learning) -> None:
+        super().__init__()
+        self.settings = settings
+        self.model = build(folder)
+        self.tokenize = open_clip.tokenizer.HFTokenizer(str(folder), context_length=CONTEXT)
+        self.namer = nn.Linear(self.model.visual.head.proj.out_features, sum(_VALUES))
+
+    def prepare(
+        self, batch: Mapping[str, torch.Tensor], rng: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """Roughen the pictures and draw as many sentences."""
+        words = np.random.default_rng(rng.initial_seed())
+        sentences = [draw(words) for _ in batch["facts"]]
+        image = ((roughen(batch["pictures"], SIDE, rng) - MEAN) / STD).expand(-1, 3, -1, -1)
+        return {
+            "image": image.contiguous(memory_format=torch.channels_last),
+            "tokens": self.tokenize([s.text for s in sentences]),
+            "facts": batch["facts"],
+            "said": torch.tensor([s.facts for s in sentences]),
+        }
+
+    def loss(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Mean contrastive loss, and the losses of naming the facts."""
+        seen = self.model.encode_image(batch["image"], normalize=True).float()
+        said = self.model.encode_text(batch["tokens"], normalize=True).float()
+        scale = self.model.logit_scale.clamp(0, -math.log(_LEAST_TEMPERATURE)).exp()
+        true, known = compatible(batch["facts"], batch["said"])
+        named = sum(
+            naming_loss(self.namer(_SHARPNESS * side), codes)
+            for side, codes in ((seen, batch["facts"]), (said, batch["said"]))
+        )
+        return contrastive_loss(scale * seen @ said.T, true, known) + named
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Spare gains, offsets and the temperature from decay, and the text side from haste."""
+        groups = []
+        for text in (False, True):
+            own = [
+                p
+                for name, p in self.named_parameters()
+                if p.requires_grad and name.startswith("model.text.") == text
+            ]
+            rate = self.settings.rate * (_TEXT_SHARE if text else 1.0)
+            for wide in (False, True):
+                some = [p for p in own if (p.ndim > 1) == wide]
+                decay = self.settings.decay * wide
+                groups.append({"params": some, "weight_decay": decay, "lr": rate})
+        return groups
 
 
 def compatible(
@@ -110,20 +213,6 @@ def compatible(
     return agree & ~unknown, ~unknown
 
 
-def contrastive_loss(
-    logits: torch.Tensor, positive: torch.Tensor, known: torch.Tensor
-) -> torch.Tensor:
-    """Mean cross-entropy of rows and columns, (n, m), against all positives in equal shares."""
-    sides = []
-    for scores, wanted, valid in ((logits, positive, known), (logits.T, positive.T, known.T)):
-        log_share = scores.masked_fill(~valid, -1e4).log_softmax(dim=1)
-        some = wanted.any(dim=1)
-        mean = (log_share * wanted).sum(dim=1)[some] / wanted.sum(dim=1)[some]
-        # a small batch may hold no true sentence at all
-        sides.append(-mean.mean() if some.any() else scores.sum() * 0)
-    return (sides[0] + sides[1]) / 2
-
-
 def naming_loss(scores: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
     """Sum over facts of the mean cross-entropy where the fact is known.
 
@@ -135,90 +224,6 @@ def naming_loss(scores: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
         if known.any():
             loss = loss + functional.cross_entropy(block[known], facts[known, k])
     return loss
-
-
-def _fit(model: Any, folder: Path, pictures: Pictures, settings: Settings) -> list[float]:
-    """Run the optimiser; the losses step by step."""
-    tokenize = open_clip.tokenizer.HFTokenizer(str(folder), context_length=CONTEXT)
-    namer = torch.nn.Linear(model.visual.head.proj.out_features, sum(_VALUES))
-    groups = [*_groups(model, settings.decay), {"params": namer.parameters(), "scale": 1.0}]
-    optimiser = torch.optim.AdamW(groups, lr=settings.rate)
-    words = np.random.default_rng([settings.seed, 1])
-    noise = torch.Generator().manual_seed(settings.seed)
-    losses: list[float] = []
-    ends = time.monotonic() + 60 * settings.minutes if settings.minutes else math.inf
-    model.train()
-    while len(losses) < settings.steps and time.monotonic() < ends:
-        for group in optimiser.param_groups:
-            group["lr"] = group["scale"] * settings.rate * _schedule(len(losses), settings)
-        loss = _loss(model, namer, tokenize, pictures, settings.batch, words, noise)
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(50))
-        losses.append(float(loss.detach()))
-        if len(losses) % 25 == 0:
-            print(f"step {len(losses)} loss {np.mean(losses[-25:]):.3f}", flush=True)
-    model.eval()
-    return losses
-
-
-def _loss(
-    model: Any,
-    namer: torch.nn.Module,
-    tokenize: Any,
-    pictures: Pictures,
-    batch: int,
-    words: np.random.Generator,
-    noise: torch.Generator,
-) -> torch.Tensor:
-    rows = words.integers(len(pictures.grey), size=batch)
-    sentences = [draw(words) for _ in range(batch)]
-    grey = torch.from_numpy(pictures.grey[rows])[:, None].float() / 255
-    image = ((roughen(grey, SIDE, noise) - MEAN) / STD).expand(-1, 3, -1, -1)
-    image = image.contiguous(memory_format=torch.channels_last)
-    tokens = tokenize([s.text for s in sentences])
-    with torch.autocast("cpu", torch.bfloat16, enabled=_fast_bf16()):
-        seen = model.encode_image(image, normalize=True)
-        said = model.encode_text(tokens, normalize=True)
-    logits = model.logit_scale.exp() * seen.float() @ said.float().T
-    facts = torch.from_numpy(pictures.facts[rows]), torch.tensor([s.facts for s in sentences])
-    named = sum(
-        naming_loss(namer(_SHARPNESS * side.float()), codes)
-        for side, codes in zip((seen, said), facts, strict=True)
-    )
-    return contrastive_loss(logits, *compatible(*facts)) + named
-
-
-def _fast_bf16() -> bool:
-    """Tell whether this processor multiplies in bfloat16 (elsewhere it is slower than float32)."""
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def _schedule(step: int, settings: Settings) -> float:
-    """Warm up linearly, then fall along a cosine to nothing: a factor in 0..1."""
-    warm = max(1, round(settings.warm_up * settings.steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, settings.steps - warm))
-
-
-def _groups(model: Any, decay: float) -> list[dict[str, Any]]:
-    """Spare gains, offsets and the temperature from weight decay, and the text side from haste."""
-    groups = []
-    for text in (False, True):
-        own = [
-            p
-            for name, p in model.named_parameters()
-            if p.requires_grad and name.startswith("text.") == text
-        ]
-        scale = _TEXT_SCALE if text else 1.0
-        for wide in (False, True):
-            some = [p for p in own if (p.ndim > 1) == wide]
-            groups.append({"params": some, "weight_decay": decay * wide, "scale": scale})
-    return groups
 
 
 def _check(folder: Path, patients: int) -> dict[str, float]:

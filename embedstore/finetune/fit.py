@@ -1,0 +1,359 @@
+"""A run of learning, by PyTorch Lightning's trainer: begun, gone on with, its best kept."""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
+from torch import nn
+
+from embedstore.errors import StoreError, UsageError
+from embedstore.finetune.batches import Order, Source, in_order, loader
+from embedstore.finetune.settings import Settings
+from embedstore.finetune.tuner import Tuner
+from embedstore.output import put
+from embedstore.plan import has_bfloat16
+
+__all__ = ["Hardware", "Learnt", "fit", "load_best"]
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+LOGGERS = ("tensorboard", "wandb", "mlflow", "none")
+_ANEW = "give another --out, or remove its *.ckpt to begin anew"
+_SECONDS = 300.0  # between checkpoints within an epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a run runs on, as Lightning's trainer takes it; it changes speed, not what is learnt.
+
+    Attributes
+    ----------
+    precision
+        "auto": bfloat16 where the device computes in it; "float32", "bfloat16".
+    devices, strategy
+        How many, and how they share the work: "auto", "ddp", "fsdp", …
+    workers
+        Processes that read pictures; 0: this one does.
+    minutes
+        What each run may take; 0: as long as it takes.
+    logger
+        "tensorboard", "wandb", "mlflow" or "none".
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    workers: int = 0
+    minutes: float = 0.0
+    logger: str = "tensorboard"
+
+    @property
+    def device(self) -> str:
+        """The torch device that one process works on."""
+        if self.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available():
+            return "cuda"
+        mps = self.accelerator in {"auto", "mps"} and torch.backends.mps.is_available()
+        return "mps" if mps else "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """How a run went: losses by epoch, the best of them, steps done and planned, s in all.
+
+    `cut` says that it ran out of time.
+    """
+
+    curve: tuple[Mapping[str, float], ...]
+    best: int
+    steps: int
+    planned: int
+    micro_batch: int
+    seconds: float
+    cut: bool
+
+
+def fit(
+    learner: nn.Module,
+    source: Source,
+    checked: Source | None,
+    settings: Settings,
+    hardware: Hardware,
+    folder: Path,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Learnt:
+    """Let a learner learn, and leave it with the weights of its best epoch.
+
+    A run that was broken off in this folder goes on where its last checkpoint was, and comes to
+    the same result.
+
+    Parameters
+    ----------
+    learner
+        An ``nn.Module`` that is a `tuner.Learner`.
+    checked
+        What says which epoch was best; None: the last one is taken.
+
+    Raises
+    ------
+    DataError
+        The loss was not finite; step and images are named.
+    StoreError
+        A checkpoint cannot be written (the last good one stays), or not be read.
+    """
+    _hush()
+    folder.mkdir(parents=True, exist_ok=True)
+    batches = max(1, math.ceil(len(source) / settings.batch))
+    planned = batches * settings.epochs
+    tuner = Tuner(learner, settings, planned, source.name)
+    curve = _Curve()
+    trainer = lightning.Trainer(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        strategy=hardware.strategy,
+        precision=_precision(hardware),  # type: ignore[arg-type]
+        max_epochs=settings.epochs,
+        max_time=timedelta(minutes=hardware.minutes) if hardware.minutes else None,
+        logger=_logger(hardware.logger, folder),
+        callbacks=[
+            _Show(on_progress, planned),
+            curve,
+            *_kept(folder, settings, checked is not None),
+        ],
+        plugins=[_Whole()],
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        use_distributed_sampler=False,
+        benchmark=False,
+    )
+    order = Order(
+        len(source),
+        settings.batch,
+        settings.seed,
+        lambda: trainer.global_step,
+        trainer.global_rank,
+        trainer.world_size,
+    )
+    micro = settings.micro_batch or settings.batch
+    validated = (
+        [loader(checked, in_order(len(checked), micro), hardware.workers)] if checked else None
+    )
+    last = folder / LAST
+    with _explained(folder), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|torch)\b")
+        trainer.fit(
+            tuner,
+            loader(source, order, hardware.workers),
+            validated,
+            ckpt_path=last if last.exists() else None,
+            weights_only=True,
+        )
+    learner.to("cpu")
+    load_best(learner, folder)
+    trainer.strategy.barrier("best")  # before the first process removes what the others read
+    rows = tuple(curve.rows)
+    losses = [r.get("validation_loss", math.inf) for r in rows]
+    best = min(range(len(rows)), key=losses.__getitem__) if checked and rows else len(rows) - 1
+    stops = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]
+    steps = trainer.global_step
+    cut = steps < planned and not any(c.stopped_epoch for c in stops)
+    return Learnt(rows, best, steps, planned, tuner.micro, curve.seconds, cut)
+
+
+def load_best(learner: nn.Module, folder: Path) -> None:
+    """Give a learner the weights its best epoch had, else its last.
+
+    Raises
+    ------
+    StoreError
+        There are none, or they are of another model.
+    """
+    file = next((f for f in (folder / BEST, folder / LAST) if f.exists()), None)
+    if file is None:
+        raise StoreError(f"{folder}: no checkpoint; the run ended before its first")
+    with _explained(folder):
+        kept = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+        learner.load_state_dict({k.removeprefix("learner."): v for k, v in kept.items()})
+    learner.eval()
+
+
+def _precision(hardware: Hardware) -> str:
+    chosen = hardware.precision
+    if chosen == "auto":
+        chosen = "bfloat16" if has_bfloat16(hardware.device) else "float32"
+    if chosen not in {"float32", "bfloat16"}:
+        raise UsageError(f"--precision {chosen}: give auto, float32 or bfloat16")
+    return {"float32": "32-true", "bfloat16": "bf16-mixed"}[chosen]
+
+
+def _kept(folder: Path, settings: Settings, checked: bool) -> list[Callback]:
+    """Return what keeps checkpoints, and what ends a run early."""
+    found: list[Callback] = []
+    if settings.ema:
+        found.append(EMAWeightAveraging(decay=settings.ema))
+    if checked:
+        found.append(
+            ModelCheckpoint(
+                folder,
+                Path(BEST).stem,
+                monitor="validation_loss",
+                save_weights_only=True,
+                enable_version_counter=False,
+            )
+        )
+        if settings.patience:
+            found.append(
+                EarlyStopping("validation_loss", patience=settings.patience, check_finite=False)
+            )
+    # last, so that what it keeps of the others is of the same moment
+    found.append(_Last(folder))
+    return found
+
+
+class _Last(Callback):
+    """Keeps where a run is: after every epoch, and every few minutes within one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / LAST
+        self.at = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        """Save where it is time."""
+        if trainer.world_size == 1 and time.monotonic() - self.at > _SECONDS:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+        """Save."""
+        self._save(trainer)
+
+    def _save(self, trainer: Any) -> None:
+        trainer.save_checkpoint(self.file)
+        self.at = time.monotonic()
+
+
+class _Curve(Callback):
+    """The mean loss of every epoch and the time it all took, through breaks."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.sum, self.steps, self.before = 0.0, 0, 0.0
+        self.began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """What all of it took, s."""
+        return self.before + time.monotonic() - self.began
+
+    def on_train_batch_end(self, _: Any, tuner: Any, *__: Any) -> None:
+        """Add a step."""
+        self.sum, self.steps = self.sum + tuner.last_loss, self.steps + 1
+
+    def on_train_epoch_end(self, trainer: Any, _: Any) -> None:
+        """Close an epoch, whose validation is done."""
+        row = {"epoch": float(trainer.current_epoch), "loss": self.sum / max(self.steps, 1)}
+        checked = trainer.callback_metrics.get("validation_loss")
+        if checked is not None:
+            row["validation_loss"] = float(checked)
+        self.rows.append(row)
+        self.sum, self.steps = 0.0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"rows": self.rows, "sum": self.sum, "steps": self.steps, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.rows, self.sum, self.steps = list(state["rows"]), state["sum"], state["steps"]
+        self.before = state["seconds"]
+
+
+class _Show(Callback):
+    def __init__(self, show: Callable[[int, int], None], total: int) -> None:
+        self.show, self.total = show, total
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        """Say how far it is."""
+        if trainer.is_global_zero:
+            self.show(trainer.global_step, self.total)
+
+
+class _Whole(TorchCheckpointIO):
+    """Puts a checkpoint in its place only once it is whole and on the disk."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write beside it and rename."""
+        with put(Path(path), replace=True) as fresh:
+            try:
+                torch.save(checkpoint, fresh)
+            except RuntimeError as error:  # what torch's writer makes of a full disk
+                raise OSError(str(error).partition("\n")[0]) from error
+
+
+def _logger(name: str, folder: Path) -> Any:
+    """Return one of Lightning's loggers."""
+    from pytorch_lightning import loggers
+
+    if name not in LOGGERS:
+        raise UsageError(f"--logger {name}: give {', '.join(LOGGERS)}")
+    try:
+        if name == "tensorboard":
+            return loggers.TensorBoardLogger(folder, name="", version="tensorboard")
+        if name == "wandb":
+            return loggers.WandbLogger(folder.name, folder, project="embedstore")
+        if name == "mlflow":
+            return loggers.MLFlowLogger("embedstore", tracking_uri=f"file:{folder / 'mlflow'}")
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--logger {name} needs a package: pip install 'embedstore[{name}]'"
+        ) from error
+    return False
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn what torch and Lightning raise into one line."""
+    try:
+        yield
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    except StoreError as error:
+        if LAST not in str(error) and BEST not in str(error):
+            raise
+        raise StoreError(
+            f"{error}; the last good checkpoint stays: make room and run the same command again to "
+            f"go on"
+        ) from error
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise StoreError(f"{folder}: a checkpoint is damaged; {_ANEW}") from error
+    except (RuntimeError, KeyError) as error:
+        text = " ".join(str(error).split())
+        if "state_dict" in text or "size mismatch" in text or isinstance(error, KeyError):
+            raise StoreError(f"{folder}: a checkpoint is of another model; {_ANEW}") from error
+        if "PytorchStreamReader" in text or "zip archive" in text:
+            raise StoreError(f"{folder}: a checkpoint is damaged; {_ANEW}") from error
+        raise
+
+
+def _hush() -> None:
+    """Lightning tells of devices and tips; what matters is told by us."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
