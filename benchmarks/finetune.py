@@ -26,6 +26,8 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
 from torch.utils.data import DataLoader, Dataset
 
 from embedstore.backbones import load_backbone
@@ -66,7 +68,9 @@ def films(folder: Path, n: int) -> list[Path]:
     files = []
     for i in range(n):
         coarse = rng.random((16, 16)) * 180
-        smooth = Image.fromarray(coarse.astype(np.uint8)).resize((SIDE, SIDE), Image.BICUBIC)
+        smooth = Image.fromarray(coarse.astype(np.uint8)).resize(
+            (SIDE, SIDE), Image.Resampling.BICUBIC
+        )
         grain = rng.integers(0, 40, (SIDE, SIDE))
         files.append(folder / f"{i}.png")
         Image.fromarray((np.asarray(smooth) + grain).clip(0, 255).astype(np.uint8)).save(files[-1])
@@ -180,8 +184,9 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
     ready = torch.rand(given.images, 3, *backbone.spec.recipe.size)
     truth = torch.arange(given.images) % CLASSES
-    config = timm.data.resolve_model_data_config(timm.create_model(given.model))
-    pngs = Pngs(files, timm.data.create_transform(**config))
+    model = timm.create_model(given.model)
+    config: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    pngs = Pngs(files, create_transform(**config))
     decoding = DataLoader(pngs, given.batch, shuffle=True, num_workers=os.cpu_count() or 1)
 
     def in_memory() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

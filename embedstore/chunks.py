@@ -230,10 +230,11 @@ def read_rows(
     """
     maps = {} if maps is None else maps
     if layout.dtype == "string":
+        if wanted is not None:
+            return _texts(root, layout, np.asarray(wanted, dtype=np.intp))
         chunks = range(-(-rows // layout.chunk_rows))
         parts = [read_chunk(root, layout, c)[: rows - c * layout.chunk_rows] for c in chunks]
-        text = np.concatenate([no_rows(layout), *parts]).astype(str)
-        return text if wanted is None else text[wanted]
+        return np.concatenate([no_rows(layout), *parts]).astype(str)
     whole = None if verify else map_rows(root, layout, rows, maps)
     if whole is not None:
         native = np.dtype(layout.dtype)
@@ -245,16 +246,30 @@ def read_rows(
 def _gathered(
     root: Path, layout: Layout, wanted: NDArray[np.intp], maps: Maps, verify: bool
 ) -> NDArray[Any]:
-    """Read rows chunk by chunk."""
-    step = layout.chunk_rows
+    """Read rows of numbers chunk by chunk."""
     out = np.empty((len(wanted), *layout.row), dtype=layout.dtype)
+    for c, places in _by_chunk(layout, wanted):
+        chunk = map_chunk(root, layout, c, maps, verify)
+        out[places] = chunk[wanted[places] - c * layout.chunk_rows]
+    return out
+
+
+def _texts(root: Path, layout: Layout, wanted: NDArray[np.intp]) -> NDArray[np.str_]:
+    """Read rows of text, of the chunks they are in alone."""
+    out = np.empty(len(wanted), dtype=object)
+    for c, places in _by_chunk(layout, wanted):
+        out[places] = read_chunk(root, layout, c)[wanted[places] - c * layout.chunk_rows]
+    return out.astype(str)
+
+
+def _by_chunk(layout: Layout, wanted: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Yield each chunk that rows are in, and where these stand among the (n,) wanted."""
+    step = layout.chunk_rows
     order = np.argsort(wanted, kind="stable")
     chunks = int(wanted.max(initial=-1)) // step + 1
     bounds = np.searchsorted(wanted[order], np.arange(chunks + 1) * step)
     for c in map(int, np.flatnonzero(np.diff(bounds))):
-        places = order[bounds[c] : bounds[c + 1]]
-        out[places] = map_chunk(root, layout, c, maps, verify)[wanted[places] - c * step]
-    return out
+        yield c, order[bounds[c] : bounds[c + 1]]
 
 
 def encode(layout: Layout, block: NDArray[Any]) -> bytes:

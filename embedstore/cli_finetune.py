@@ -165,7 +165,8 @@ def _spec(store: Store, backbone: str, recipe: str) -> Spec:
     from embedstore.backbones import parse
 
     every = [s for s in store.specs.values() if store.count(s)]
-    names = {backbone, parse(backbone)[1]}
+    _, model, tag = parse(backbone)
+    names = {backbone, model, f"{model}@{tag}"}
     found = [s for s in every if s.backbone in names or s.key.startswith(backbone)]
     study = recipe == "molina2025"
     fitting = [s for s in found if s.recipe.name.startswith("molina2025") == study]

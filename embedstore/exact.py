@@ -1,7 +1,9 @@
 """Exact nearest neighbours by cosine: a product of blocks, and ever fewer cosines that still count.
 
 FAISS' flat index ranks every cosine of a block. Here a block is first compared with the worst that
-each query has so far, which few pass, so that nearly all the time is the product's.
+each query has so far, which few pass, so that nearly all the time is the product's. Where the
+processor multiplies faster in bfloat16, that is done first (`rough`), and what may pass is computed
+in float32.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.rough import Rough, suits
 from embedstore.types import Floats
 
 QUERIES, ROWS = 512, 8192
 """Queries and rows of one product: 16 MB of cosines."""
 
 _FIRST = 256  # rows of the first block, of which all pass
+_PAIRS = 1 << 15  # cosines computed one by one at a time: 64 MB of vectors of 512
 
 Rows = NDArray[np.intp]
 
@@ -85,12 +89,35 @@ def nearest(
     for start in range(0, len(queries), QUERIES):
         some = slice(start, start + QUERIES)
         best = Best(cosines[some], rows[some], rules.of(some))
+        asked = np.ascontiguousarray(queries[some])
+        quick = suits(len(asked), len(vectors), vectors.shape[1])
+        rough = Rough(asked, ROWS) if quick else None
         for at, block in _blocks(vectors, rules.among):
-            found = block @ queries[some].T  # quicker than the other way for few queries
+            if rough is not None and np.isfinite(best.cosines[:, -1]).any():
+                _take_rough(best, rough, asked, at, block, inverse)
+                continue
+            found = block @ asked.T  # quicker than the other way for few queries
             if inverse is not None:
                 found *= inverse[at][:, None]
             best.take(found, at)
     return np.clip(cosines, -1, 1, out=cosines, where=rows >= 0), rows
+
+
+def _take_rough(
+    best: Best,
+    rough: Rough,
+    queries: Floats,
+    at: slice | Rows,
+    block: Floats,
+    inverse: Floats | None,
+) -> None:
+    """Compute those cosines of a block that may count, piece by piece, and merge them."""
+    lengths = None if inverse is None else inverse[at]
+    lines, numbers, unit = rough.above(block, lengths, best.cosines[:, -1])
+    for start in range(0, len(lines), _PAIRS):
+        line, query = lines[start : start + _PAIRS], numbers[start : start + _PAIRS]
+        cosine = np.einsum("cd,cd->c", unit[line], queries[query])
+        best.take_some(line, query, cosine, at)
 
 
 def _blocks(
@@ -119,11 +146,18 @@ class Best:
     def take(self, found: Floats, at: slice | Rows) -> None:
         """Merge what counts of (b, m) cosines of the rows `at` with the queries."""
         line, query = np.divmod(np.flatnonzero(found > self.cosines[:, -1]), found.shape[1])
+        self._allow(line, query, found[line, query], at)
+
+    def take_some(self, line: Rows, query: Rows, cosine: Floats, at: slice | Rows) -> None:
+        """Merge what counts of (c,) cosines of lines among the rows `at` with the queries."""
+        good = cosine > self.cosines[query, -1]
+        self._allow(line[good], query[good], cosine[good], at)
+
+    def _allow(self, line: Rows, query: Rows, cosine: Floats, at: slice | Rows) -> None:
         row = line + at.start if isinstance(at, slice) else at[line]
         allowed = self.rules.allowed(query, row)
-        query, row, cosine = query[allowed], row[allowed], found[line, query][allowed]
-        if len(query):
-            self._merge(query, row, cosine)
+        if allowed.any():
+            self._merge(query[allowed], row[allowed], cosine[allowed])
 
     def offer(self, rows: NDArray[np.int64], cosines: Floats) -> None:
         """Merge what counts of (m, w) rows and their cosines with each query; -1 is none."""

@@ -114,6 +114,7 @@ class Searcher:
     place_of: Rows = field(init=False)
     _groupings: dict[str, Rows] = field(default_factory=dict)
     _choices: dict[tuple[str, Per], _Choice] = field(default_factory=dict)
+    _names: NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
         """Read the index, and what of the store every search needs."""
@@ -163,6 +164,14 @@ class Searcher:
                 self._refuse_id(sample)
         return [rows[sample] for sample in ids]
 
+    def _ids(self, rows: Rows) -> NDArray[np.str_]:
+        """Return the ids of samples; many are looked up in all, which are then kept."""
+        if self._names is None and len(rows) <= _SCAN:
+            return self.store.array("samples/id", rows)
+        if self._names is None:
+            self._names = self.store.array("samples/id")
+        return self._names[rows]
+
     def _id(self, row: int) -> str:
         return str(self.store.array("samples/id", np.array([row]))[0])
 
@@ -199,7 +208,7 @@ class Searcher:
         if (places < 0).any():
             raise DataError("vectors hold NaN or infinity; they have no neighbours")
         rows = self.rows[places]
-        ids = self.store.array("samples/id", rows.ravel()).reshape(rows.shape)
+        ids = self._ids(rows.ravel()).reshape(rows.shape)
         kind = self.loaded.made.kind if index is not None and self.loaded else EXACT
         notes = (self.loaded.note,) if self.loaded and self.loaded.note else ()
         return Hits(cosines, rows, ids, kind, notes)

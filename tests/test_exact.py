@@ -1,5 +1,7 @@
 """The nearest of all, against numpy's argsort."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from vector_stores import unit
 
 from embedstore import exact
 from embedstore.exact import Rules, nearest
+from embedstore.rough import Rough
 
 
 @settings(deadline=None, max_examples=80)
@@ -36,7 +39,9 @@ def test_it_is_what_argsort_finds_of_what_is_allowed(seed, n, d, m, half, data):
         sets, barred = rng.integers(0, 9, n), rng.integers(-1, 9, (m, 2))
         allowed &= (sets != barred[:, :1]) & (sets != barred[:, 1:])
     k = data.draw(st.integers(1, n + 2), "k")
-    cosines, found = nearest(queries, rows, k, inverse, Rules(among, sets, barred))
+    rough = data.draw(st.booleans(), "in bfloat16 first")
+    with patch.object(exact, "suits", lambda *_: rough):
+        cosines, found = nearest(queries, rows, k, inverse, Rules(among, sets, barred))
     assert cosines.shape == found.shape == (m, k)
     for i in range(m):
         wanted = -np.sort(-truth[i, allowed[i]])[:k]
@@ -47,6 +52,20 @@ def test_it_is_what_argsort_finds_of_what_is_allowed(seed, n, d, m, half, data):
         np.testing.assert_allclose(given_, truth[i, got], atol=1e-6)
         assert (found[i, len(wanted) :] == -1).all()
         assert (cosines[i, len(wanted) :] == -np.inf).all()
+
+
+@settings(deadline=None, max_examples=200)
+@given(seed=st.integers(0, 10**6), d=st.sampled_from([2, 17, 512]))
+def test_what_is_above_a_limit_is_never_missed_in_bfloat16(seed, d):
+    rows, queries = unit(seed, 64, d), unit(seed + 1, 4, d)
+    rows[:32] = np.abs(rows[:32])  # sums that do not cancel are the furthest off
+    queries = np.abs(queries)
+    truth = rows.astype(np.float64) @ queries.T.astype(np.float64)
+    least = np.sort(truth, axis=0)[-8].astype(np.float32)
+    line, query, _ = Rough(queries, 64).above(rows, None, least)
+    found = set(zip(line.tolist(), query.tolist(), strict=True))
+    assert set(map(tuple, np.argwhere(truth > least).tolist())) <= found
+    assert len(found) < truth.size
 
 
 @settings(deadline=None, max_examples=40)

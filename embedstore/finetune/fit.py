@@ -120,7 +120,7 @@ def fit(
     batches = max(1, math.ceil(len(source) / settings.batch))
     planned = batches * settings.epochs
     tuner = Tuner(learner, settings, planned, source.name)
-    curve = _Curve()
+    curve, keeping = _Curve(), _kept(folder, settings, checked is not None)
     trainer = lightning.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
@@ -129,11 +129,7 @@ def fit(
         max_epochs=settings.epochs,
         max_time=timedelta(minutes=hardware.minutes) if hardware.minutes else None,
         logger=_logger(hardware.logger, folder),
-        callbacks=[
-            _Show(on_progress, planned),
-            curve,
-            *_kept(folder, settings, checked is not None),
-        ],
+        callbacks=[_Show(on_progress, planned), curve, *keeping],
         plugins=[_Whole()],
         default_root_dir=folder,
         enable_progress_bar=False,
@@ -171,7 +167,7 @@ def fit(
     rows = tuple(curve.rows)
     losses = [r.get("validation_loss", math.inf) for r in rows]
     best = min(range(len(rows)), key=losses.__getitem__) if checked and rows else len(rows) - 1
-    stops = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]
+    stops = [c for c in keeping if isinstance(c, EarlyStopping)]
     steps = trainer.global_step
     cut = steps < planned and not any(c.stopped_epoch for c in stops)
     return Learnt(rows, best, steps, planned, tuner.micro, curve.seconds, cut)

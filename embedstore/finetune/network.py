@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from timm.models import group_modules
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from timm.utils.model import freeze
 from torch import nn
 
@@ -54,6 +54,10 @@ class Classifier(nn.Module):
     weights
         (k,) what an image of each class counts for; 1 in the mean over images.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    weights: torch.Tensor
 
     def __init__(
         self,
@@ -121,7 +125,8 @@ class Classifier(nn.Module):
         if s.lora:
             groups = param_groups_weight_decay(self.side, s.decay)
         else:
-            spared = body.no_weight_decay() if hasattr(body, "no_weight_decay") else ()
+            names: Any = getattr(body, "no_weight_decay", tuple)
+            spared = names()
             groups = param_groups_layer_decay(body, s.decay, spared, layer_decay=s.layer_decay)
             own = {id(p) for p in body.parameters()}
             above = nn.ParameterList(p for p in self.side.parameters() if id(p) not in own)
@@ -162,7 +167,7 @@ def _frozen(side: nn.Module, stages: int) -> list[nn.Module]:
     if stages >= len(groups):
         raise UsageError(f"freeze is {stages}; of {len(groups)} stages one must learn")
     names = [name for stage in range(stages) for name in groups[stage]]
-    freeze(body, names, include_bn_running_stats=False)
+    freeze(body, names, include_bn_running_stats=False)  # type: ignore[no-untyped-call]
     return [body.get_submodule(name) for name in names]
 
 

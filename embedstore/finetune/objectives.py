@@ -55,7 +55,8 @@ class CrossEntropy(Objective):
 
     def log_probabilities(self, vectors: torch.Tensor) -> torch.Tensor:
         """(b, d) to (b, k)."""
-        return self.linear(vectors).float().log_softmax(dim=1)
+        scores: torch.Tensor = self.linear(vectors)
+        return scores.float().log_softmax(dim=1)
 
     @torch.no_grad()
     def start_from(self, head: Any, mean: Floats, scale: Floats) -> None:
@@ -151,6 +152,9 @@ class Contrastive(Objective):
     """
 
     head = "zeroshot"
+    sentences: torch.Tensor
+    of: torch.Tensor
+    tokens: torch.Tensor | None
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ from embedstore.finetune.objectives import Contrastive, CrossEntropy, Objective,
 from embedstore.finetune.settings import Settings
 from embedstore.fitted import Answers, Fitted
 from embedstore.fitted import fit as fit_head
-from embedstore.heads import load_heads
+from embedstore.heads import grids, load_heads
 from embedstore.lock import write_lock
 from embedstore.output import put
 from embedstore.saved import SavedProbe
@@ -196,7 +196,7 @@ def _posed(job: Job, how: Protocol) -> tuple[Posed, StoreDataset, tuple[str, ...
     films = job.store.dataset(job.spec, pixels=True).unnormalised()
     embeddings = job.store.read(job.spec)
     seen = np.isin(embeddings.ids, films.ids)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if without := int((~seen).sum()):
         notes = (f"{without} images without a kept picture left out",)
     return pose(embeddings.take(seen), job.label, how), films, notes
@@ -326,7 +326,7 @@ def _start(objective: Objective, posed: Posed, learn: NDArray[np.intp], settings
         return head(**more, **point)
 
     sides = [(learn, learn[:1])]
-    point = chosen(make, head.make.default_grid, vectors, truth, groups, sides, settings.seed)[0]
+    point = chosen(make, grids([head])[head.name], vectors, truth, groups, sides, settings.seed)[0]
     fitted = fit_head(make(**point.parameters), vectors[learn], truth[learn], groups[learn])
     objective.start_from(fitted.head, fitted.mean, fitted.scale)
 

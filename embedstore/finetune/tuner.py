@@ -136,7 +136,8 @@ class Tuner(lightning.LightningModule):
                     {k: v[low:high] for k, v in ready.items()}
                 )
                 share = loss * ((high - low) / n)
-                self.manual_backward(share)
+                backward: Any = self.manual_backward
+                backward(share)
             total += share.detach()
         return float(total)
 
