@@ -36,15 +36,22 @@ def move(
     aspect: float,
     shift: float,
 ) -> torch.Tensor:
-    """Turn (radians), zoom, stretch and shift (shares) each by up to so much: (b, c, *size)."""
+    """Turn (radians), zoom, stretch, and shift by shares of half a side, up to so much each.
+
+    Returns
+    -------
+    Tensor
+        (b, c, *size).
+    """
     n = len(pictures)
     angle = uniform(n, rng, -turn, turn).view(n)
     wide = 1 + uniform(n, rng, -zoom, zoom).view(n)
     ratio = 1 + uniform(n, rng, -aspect, aspect).view(n)
     by = (torch.rand(n, 2, generator=rng, device=rng.device) * 2 - 1) * shift
+    tall = pictures.shape[-2] / pictures.shape[-1]  # places go from -1 to 1 along both sides
     rows = [
-        torch.stack([wide * ratio * angle.cos(), -wide * angle.sin(), by[:, 0]], dim=1),
-        torch.stack([wide * angle.sin(), wide / ratio * angle.cos(), by[:, 1]], dim=1),
+        torch.stack([wide * ratio * angle.cos(), -tall * wide * angle.sin(), by[:, 0]], dim=1),
+        torch.stack([wide * angle.sin() / tall, wide / ratio * angle.cos(), by[:, 1]], dim=1),
     ]
     shape = [n, 1, int(size[0]), int(size[1])]
     grid = functional.affine_grid(torch.stack(rows, dim=1), shape, align_corners=False)

@@ -18,7 +18,7 @@ import pytorch_lightning as lightning
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
+from pytorch_lightning.callbacks.weight_averaging import WeightAveraging
 from torch import nn
 
 from embedstore.errors import StoreError, UsageError
@@ -152,6 +152,7 @@ def fit(
         [loader(checked, in_order(len(checked), micro), hardware.workers)] if checked else None
     )
     last = folder / LAST
+    learner.train()  # backbones come as they are for answers, and Lightning leaves it at that
     with _explained(folder), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|torch)\b")
         trainer.fit(
@@ -203,14 +204,15 @@ def _kept(folder: Path, settings: Settings, checked: bool) -> list[Callback]:
     """Return what keeps checkpoints, and what ends a run early."""
     found: list[Callback] = []
     if settings.ema:
-        found.append(EMAWeightAveraging(decay=settings.ema))
+        found.append(WeightAveraging(avg_fn=_average(settings.ema)))
     if checked:
         found.append(
             ModelCheckpoint(
                 folder,
                 Path(BEST).stem,
                 monitor="validation_loss",
-                save_weights_only=True,
+                # Lightning puts averages into whole checkpoints only
+                save_weights_only=not settings.ema,
                 enable_version_counter=False,
             )
         )
@@ -221,6 +223,15 @@ def _kept(folder: Path, settings: Settings, checked: bool) -> list[Callback]:
     # last, so that what it keeps of the others is of the same moment
     found.append(_Last(folder))
     return found
+
+
+def _average(decay: float) -> Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]:
+    """Average exponentially; of whole numbers, such as tokens, the latest are taken."""
+
+    def average(kept: torch.Tensor, now: torch.Tensor, _: Any) -> torch.Tensor:
+        return decay * kept + (1 - decay) * now if kept.is_floating_point() else now
+
+    return average
 
 
 class _Last(Callback):

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from timm.models import group_modules
-from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
-from timm.utils.model import freeze
+from timm.models._manipulate import group_with_matcher
 from torch import nn
 
 from embedstore.errors import BackboneError, UsageError
@@ -119,28 +118,27 @@ class Classifier(nn.Module):
         return self.objective.log_probabilities(self.vectors(batch["pictures"]))
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the parameters that learn, each group with its own ``lr`` and ``weight_decay``."""
+        """Return the parameters that learn, each group with its own ``lr`` and ``weight_decay``.
+
+        A layer learns at `layer_decay` of the rate of the one above it, by timm's layers of the
+        model; gains and offsets, and what the model names, do not decay.
+        """
         s = self.settings
         body = getattr(self.side, "trunk", self.side)
-        if s.lora:
-            groups = param_groups_weight_decay(self.side, s.decay)
-        else:
-            names: Any = getattr(body, "no_weight_decay", tuple)
-            spared = names()
-            groups = param_groups_layer_decay(body, s.decay, spared, layer_decay=s.layer_decay)
-            own = {id(p) for p in body.parameters()}
-            above = nn.ParameterList(p for p in self.side.parameters() if id(p) not in own)
-            groups += param_groups_weight_decay(above, s.decay)
-        groups += param_groups_weight_decay(self.objective, s.decay)
-        kept = [g for g in groups if g["params"]]
-        return [
-            {
-                "params": g["params"],
-                "weight_decay": g["weight_decay"],
-                "lr": s.rate * g.get("lr_scale", 1.0),
-            }
-            for g in kept
-        ]
+        names: Any = getattr(body, "no_weight_decay", tuple)
+        spared = {id(p) for n, p in body.named_parameters() if n in names()}
+        layer = {} if s.lora else _layers(body)
+        shares = {
+            id(p): s.layer_decay ** (layer[""] - layer[name])
+            for name, p in body.named_parameters()
+            if name in layer
+        }
+        found: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for p in self.parameters():
+            if p.requires_grad:
+                decay = 0.0 if p.ndim <= 1 or id(p) in spared else s.decay
+                found.setdefault((s.rate * shares.get(id(p), 1.0), decay), []).append(p)
+        return [{"params": ps, "lr": lr, "weight_decay": wd} for (lr, wd), ps in found.items()]
 
     @property
     def trained(self) -> int:
@@ -155,20 +153,46 @@ class Classifier(nn.Module):
             self.side = merged.merge_and_unload()
 
 
+def _matcher(body: nn.Module, coarse: bool) -> Any:
+    """Return what tells a model's layers, or stages, by the names of its parameters, as in timm."""
+    own: Any = getattr(body, "group_matcher", None)
+    if own is not None:
+        return own(coarse=coarse)
+    if not hasattr(body, "transformer"):
+        return None
+    # open_clip's own vision transformer
+    stem = r"^(conv1|class_embedding|positional_embedding|ln_pre)"
+    blocks = [(r"^transformer\.resblocks\.(\d+)", None), (r"^ln_post", (99999,))]
+    return {"stem": stem, "blocks": blocks}
+
+
+def _layers(body: nn.Module, coarse: bool = False) -> dict[str, int]:
+    """Number a model's layers, from the stem, by its parameters; "" is what comes on top."""
+    matcher = _matcher(body, coarse)
+    if matcher is None:
+        return {}
+    named: Any = [*body.named_parameters(), ("", None)]
+    numbers: dict[str, int] = group_with_matcher(named, matcher, reverse=True)
+    return numbers
+
+
 def _frozen(side: nn.Module, stages: int) -> list[nn.Module]:
     """Freeze the first stages, the stem being the first; return the modules that stay."""
     if not stages:
         return []
     body = getattr(side, "trunk", side)
-    if not hasattr(body, "group_matcher"):
+    layers = _layers(body, coarse=True)
+    if not layers:
         raise UsageError(f"freeze: {type(body).__name__} does not say what its stages are")
-    matcher: Any = body.group_matcher
-    groups = group_modules(body, matcher(coarse=True))
-    if stages >= len(groups):
-        raise UsageError(f"freeze is {stages}; of {len(groups)} stages one must learn")
+    most = max(number for name, number in layers.items() if name)
+    if stages > most:
+        raise UsageError(f"freeze is {stages}; of {most + 1} stages one must learn")
+    for name, parameter in body.named_parameters():
+        if layers[name] < stages:
+            parameter.requires_grad_(False)
+    groups = group_modules(body, _matcher(body, coarse=True))
     names = [name for stage in range(stages) for name in groups[stage]]
-    freeze(body, names, include_bn_running_stats=False)  # type: ignore[no-untyped-call]
-    return [body.get_submodule(name) for name in names]
+    return [body.get_submodule(name) for name in names if name]
 
 
 def _adapted(side: nn.Module, settings: Settings) -> nn.Module:

@@ -68,8 +68,7 @@ class CrossEntropy(Objective):
         self.linear.weight.zero_()
         self.linear.bias.fill_(-30.0)  # of a class the probe has not seen
         rows = torch.as_tensor(head.classes_, dtype=torch.long)
-        if len(rows) == len(self.linear.bias):
-            intercept = intercept - intercept.mean()
+        coef, intercept = coef - coef.mean(axis=0), intercept - intercept.mean()
         self.linear.weight[rows] = torch.as_tensor(coef, dtype=torch.float32)
         self.linear.bias[rows] = torch.as_tensor(intercept, dtype=torch.float32)
 
@@ -95,7 +94,7 @@ class Ordinal(Objective):
 
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(dim) * 0.01)
+        self.weight = nn.Parameter(torch.randn(1, dim) * 0.01)  # (1, d): weights decay
         # the first threshold, and the logarithms of the gaps between them
         self.first = nn.Parameter(torch.tensor([-1.0]))
         self.gaps = nn.Parameter(torch.full((max(classes - 2, 0),), 0.0))
@@ -106,7 +105,7 @@ class Ordinal(Objective):
 
     def log_probabilities(self, vectors: torch.Tensor) -> torch.Tensor:
         """(b, d) to (b, k): log of sigmoid(a) sigmoid(-b) (1 - exp(b - a)), a above and b below."""
-        theta, z = self.thresholds(), (vectors.float() @ self.weight.float())[:, None]
+        theta, z = self.thresholds(), vectors.float() @ self.weight.float().T
         above = functional.pad(functional.logsigmoid(theta - z), (0, 1))
         below = functional.pad(functional.logsigmoid(z - theta), (1, 0))
         between = torch.log(-torch.expm1(-(theta[1:] - theta[:-1]).clamp(min=1e-6)))
@@ -117,7 +116,11 @@ class Ordinal(Objective):
         """Take a fitted ordinal head's weights."""
         coef = head.coef_ / scale
         theta = head.thresholds_ + coef @ mean
-        self.weight.copy_(torch.as_tensor(coef, dtype=torch.float32))
+        # a grade the probe has not seen has no room between two thresholds, or is far out
+        edges = np.concatenate([[theta[0] - 30], theta, [theta[-1] + 30]])
+        below = np.searchsorted(head.classes_, np.arange(len(self.gaps) + 1), side="right")
+        theta = edges[below]
+        self.weight.copy_(torch.as_tensor(coef, dtype=torch.float32)[None])
         self.first.fill_(float(theta[0]))
         gaps = np.log(np.maximum(np.diff(theta), 1e-6))
         self.gaps.copy_(torch.as_tensor(gaps, dtype=torch.float32))
@@ -127,11 +130,11 @@ class Ordinal(Objective):
         theta = self.thresholds().detach().double().cpu().numpy()
         return _made(
             self.head,
-            coef_=self.weight.detach().double().cpu().numpy(),
+            coef_=self.weight[0].detach().double().cpu().numpy(),
             thresholds_=theta,
             classes_=np.arange(len(theta) + 1),
             n_iter_=1,
-            n_features_in_=len(self.weight),
+            n_features_in_=self.weight.shape[1],
         )
 
 
@@ -192,7 +195,9 @@ class Contrastive(Objective):
         """Let images find their class's sentences and sentences their class's images."""
         said = self.said()
         seen = functional.normalize(vectors.float(), dim=1)
-        scale = self.log_scale.exp().clamp(max=100)
+        with torch.no_grad():  # the weight, as CLIP does: beyond a bound in the loss nothing learns
+            self.log_scale.clamp_(max=float(np.log(100)))
+        scale = self.log_scale.exp()
         return contrastive_loss(scale * seen @ said.T, wanted[:, self.of])
 
     def start_from(self, head: Any, mean: Floats, scale: Floats) -> None:

@@ -110,6 +110,12 @@ class Settings:
             raise UsageError("mixup has no sentence; leave it out with the objective contrastive")
         if self.lora and self.freeze:
             raise UsageError("lora leaves every weight as it is; leave freeze out")
+        if self.objective == "contrastive":
+            if self.class_weight:
+                raise UsageError("class_weight goes with the other objectives than contrastive")
+            object.__setattr__(self, "label_smoothing", 0.0)  # sentences are true or not
+        if self.schedule == "plateau" and not self.validation:
+            raise UsageError("a plateau is of the validation loss: give validation a share")
         if self.patience and not self.validation:
             # nothing says what an improvement is
             object.__setattr__(self, "patience", 0)
@@ -178,7 +184,10 @@ def settings_of(recipe: str, given: Sequence[str] = (), **some: Any) -> Settings
         name = name.strip().replace("-", "_")
         if not equals or name not in kinds:
             raise UsageError(f"--set {text}: give NAME=VALUE, of {', '.join(kinds)}")
-        told[name] = _value(name, value.strip(), kinds[name])
+        value = value.strip()
+        if value == "none" and "" in _WORDS.get(name, ()):
+            value = ""
+        told[name] = _value(name, value, kinds[name])
     return replace(RECIPES[recipe], **told)
 
 

@@ -57,7 +57,7 @@ class Tuner(lightning.LightningModule):
         self.learner = learner
         self.settings, self.steps = settings, steps
         # a function of its own: copies of the module, for averages, leave the images where they are
-        self.name = lambda item: name(item)
+        self.name: Callable[[int], str] = lambda item: name(item)
         self.micro = settings.micro_batch or settings.batch
         self.automatic_optimization = False
 
@@ -136,8 +136,7 @@ class Tuner(lightning.LightningModule):
                     {k: v[low:high] for k, v in ready.items()}
                 )
                 share = loss * ((high - low) / n)
-                backward: Any = self.manual_backward
-                backward(share)
+                self.manual_backward(share)
             total += share.detach()
         return float(total)
 
