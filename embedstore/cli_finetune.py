@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -83,6 +85,7 @@ def finetune(
     from embedstore.evaluate import Protocol
     from embedstore.finetune import Hardware, Job, settings_of
     from embedstore.finetune import finetune as run
+    from embedstore.finetune.run import refuse_strange
     from embedstore.levels import LEVELS
     from embedstore.metrics import refuse_unknown
     from embedstore.report.progress import progress
@@ -119,6 +122,7 @@ def finetune(
     )
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
     probes = _probes(against)
+    refuse_strange(to)
     store = Store.open(_extracted(source, to, backbone, recipe, first))
     store.column(label)
     spec = _spec(store, backbone, recipe)
@@ -156,7 +160,8 @@ def _extracted(source: Path, run: Path, backbone: str, recipe: str, first: bool)
     made = run / IMAGES
     if first:
         how = "molina2025" if recipe == "molina2025" else "mammography"
-        extract(source, made, [backbone], how, keep_pixels=True)
+        with redirect_stdout(sys.stderr):  # what --json prints stays JSON
+            extract(source, made, [backbone], how, keep_pixels=True)
     return made
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.callbacks.weight_averaging import WeightAveraging
 from torch import nn
 
@@ -207,7 +207,7 @@ def _kept(folder: Path, settings: Settings, checked: bool) -> list[Callback]:
         found.append(WeightAveraging(avg_fn=_average(settings.ema)))
     if checked:
         found.append(
-            ModelCheckpoint(
+            _Best(
                 folder,
                 Path(BEST).stem,
                 monitor="validation_loss",
@@ -234,7 +234,18 @@ def _average(decay: float) -> Callable[[torch.Tensor, torch.Tensor, Any], torch.
     return average
 
 
-class _Last(Callback):
+class _Best(ModelCheckpoint):
+    """Keeps the best epoch's weights, and knows their score wherever the folder is now."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the score; Lightning drops it where the folder was moved."""
+        file = str(Path(str(self.dirpath)) / BEST)
+        known = dict(zip([file], state["best_k_models"].values(), strict=False))
+        here = {"best_model_path": file, "best_k_models": known, "kth_best_model_path": file}
+        super().load_state_dict({**state, **here, "dirpath": self.dirpath})
+
+
+class _Last(Checkpoint):
     """Keeps where a run is: after every epoch, and every few minutes within one."""
 
     def __init__(self, folder: Path) -> None:
@@ -243,7 +254,8 @@ class _Last(Callback):
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """Save where it is time."""
-        if trainer.world_size == 1 and time.monotonic() - self.at > _SECONDS:
+        late = time.monotonic() - self.at > _SECONDS
+        if late and trainer.world_size == 1 and not trainer.is_last_batch:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:

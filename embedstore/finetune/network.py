@@ -167,7 +167,7 @@ def _matcher(body: nn.Module, coarse: bool) -> Any:
 
 
 def _layers(body: nn.Module, coarse: bool = False) -> dict[str, int]:
-    """Number a model's layers, from the stem, by its parameters; "" is what comes on top."""
+    """Return the layer of each parameter by name, counted from the stem; "" comes on top."""
     matcher = _matcher(body, coarse)
     if matcher is None:
         return {}

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from embedstore.backbones import load_backbone
 from embedstore.calibration import fit_temperature
 from embedstore.choose import Chosen, chosen
 from embedstore.dataset import StoreDataset
-from embedstore.errors import BackboneError, StoreError, UsageError
+from embedstore.errors import BackboneError, DataError, EmbedstoreError, StoreError, UsageError
 from embedstore.evaluate import Posed, Protocol, Trial, judged, pose
 from embedstore.finetune.batches import Films, in_order
 from embedstore.finetune.fit import Hardware, fit
@@ -132,7 +132,12 @@ def finetune(
             def show(done: int, steps: int, before: int = before) -> None:
                 on_progress(before + done * job.settings.epochs // max(steps, 1), total)
 
-            folds.append(_fold(job, posed, films, train, test, own, show))
+            try:
+                folds.append(_fold(job, posed, films, train, test, own, show))
+            except EmbedstoreError:
+                if job.first and not _strange(folder, _RUN):
+                    (folder / _RUN).unlink()  # nothing was begun
+                raise
         trial = _judged(job, posed, folds, how, began, notes)
         if job.first:
             _save(job, posed, folds, trial, folder)
@@ -164,8 +169,7 @@ def _claim(folder: Path, job: Job, posed: Posed) -> None:
     }
     file = folder / _RUN
     if not file.exists():
-        if strange := [p.name for p in folder.iterdir() if not p.name.startswith(_OURS)]:
-            raise UsageError(f"{folder}: holds {min(strange)!r}; give a folder of its own")
+        refuse_strange(folder)
         if job.first:
             with put(file) as fresh:
                 fresh.write_text(json.dumps(told, indent=1) + "\n")
@@ -180,6 +184,18 @@ def _claim(folder: Path, job: Job, posed: Posed) -> None:
                 f"{folder}: holds another run, whose {name} is {before!r}, not {now!r}; give the "
                 f"same, or another --out"
             )
+
+
+def _strange(folder: Path, *more: str) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith((*_OURS, *more)))
+
+
+def refuse_strange(folder: Path) -> None:
+    """Raise `UsageError` where a folder holds what no run has put there."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file; give the name of a folder")
+    if folder.exists() and not (folder / _RUN).exists() and (strange := _strange(folder)):
+        raise UsageError(f"{folder}: holds {strange[0]!r}; give a folder of its own")
 
 
 def _pairs(told: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -326,8 +342,11 @@ def _start(objective: Objective, posed: Posed, learn: NDArray[np.intp], settings
         return head(**more, **point)
 
     sides = [(learn, learn[:1])]
-    point = chosen(make, grids([head])[head.name], vectors, truth, groups, sides, settings.seed)[0]
-    fitted = fit_head(make(**point.parameters), vectors[learn], truth[learn], groups[learn])
+    point: Mapping[str, Any] = {}
+    with suppress(DataError):  # too few patients to choose a penalty by: the usual one then
+        grid = grids([head])[head.name]
+        point = chosen(make, grid, vectors, truth, groups, sides, settings.seed)[0].parameters
+    fitted = fit_head(make(**point), vectors[learn], truth[learn], groups[learn])
     objective.start_from(fitted.head, fitted.mean, fitted.scale)
 
 

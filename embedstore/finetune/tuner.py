@@ -88,7 +88,7 @@ class Tuner(lightning.LightningModule):
         with torch.no_grad():
             ready = self.learner.prepare(batch, rng)  # type: ignore[operator]
         optimizer: Any = self.optimizers()
-        loss = self._backward(ready, optimizer)
+        loss = self._mean(self._backward(ready, optimizer))
         if not math.isfinite(loss):
             raise DataError(self._not_finite(step, loss, batch))
         if s.clip:
@@ -127,7 +127,7 @@ class Tuner(lightning.LightningModule):
 
     def _parts(self, ready: dict[str, torch.Tensor], n: int) -> float:
         total = 0.0
-        pieces = math.ceil(n / self.micro)
+        pieces, mean = math.ceil(n / self.micro), self._mean(n)
         for number, part in enumerate(torch.arange(n).tensor_split(pieces)):
             low, high = int(part[0]), int(part[-1]) + 1
             last = number == pieces - 1
@@ -135,10 +135,17 @@ class Tuner(lightning.LightningModule):
                 loss = self.learner.loss(  # type: ignore[operator]
                     {k: v[low:high] for k, v in ready.items()}
                 )
-                share = loss * ((high - low) / n)
+                share = loss * ((high - low) / mean)
                 self.manual_backward(share)
             total += share.detach()
         return float(total)
+
+    def _mean(self, value: float) -> float:
+        """Average over the processes: their parts of a batch may differ by one image."""
+        if self.trainer.world_size == 1:
+            return value
+        own = torch.tensor(float(value), device=self.device)
+        return float(self.trainer.strategy.reduce(own, reduce_op="mean"))
 
     def _apart(self) -> Any:
         """Do not yet sum over processes what the next micro-batch adds to."""

@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -105,9 +106,7 @@ def train(out: Path, settings: Settings) -> dict[str, Any]:
     runs = out / "run"
     learnt = fit(learner, Phantoms(pictures), None, settings.learning, hardware, runs)
     write_weights(out, learner.model)
-    for checkpoint in runs.glob("*.ckpt"):
-        checkpoint.unlink()
-    runs.rmdir()
+    shutil.rmtree(runs)
     record = {
         "settings": asdict(settings),
         "learning": settings.learning.to_dict(),
