@@ -32,7 +32,7 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score
 from embedstore.backbones import load_backbone
 from embedstore.cli import _run
 from embedstore.evaluate import Protocol
-from embedstore.finetune import Hardware, Job, Settings, finetune, fit
+from embedstore.finetune import Hardware, Job, Settings, finetune, keeping
 from embedstore.finetune.tuner import Tuner
 from embedstore.store import Store
 from embedstore.types import Spec
@@ -420,7 +420,7 @@ def disturb(save: int = 0, die: int = 0, largest: int = 0) -> None:
     def training_step(self: Tuner, batch: Any, number: int) -> None:
         real(self, batch, number)
         if save:
-            fit._SECONDS = -1.0 if self.global_step == save else 1e9
+            keeping._SECONDS = -1.0 if self.global_step == save else 1e9
         if self.global_step == die:
             os.kill(os.getpid(), signal.SIGKILL)
 

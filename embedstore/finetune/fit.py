@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import pickle
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,24 +15,20 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
-from pytorch_lightning.callbacks.weight_averaging import WeightAveraging
+from pytorch_lightning.callbacks import EarlyStopping
 from torch import nn
 
 from embedstore.errors import StoreError, UsageError
 from embedstore.finetune.batches import Order, Source, in_order, loader
+from embedstore.finetune.keeping import BEST, LAST, Curve, Show, Whole, callbacks
 from embedstore.finetune.settings import Settings
 from embedstore.finetune.tuner import Tuner
-from embedstore.output import put
 from embedstore.plan import has_bfloat16
 
 __all__ = ["Hardware", "Learnt", "fit", "load_best"]
 
-LAST, BEST = "last.ckpt", "best.ckpt"
 LOGGERS = ("tensorboard", "wandb", "mlflow", "none")
 _ANEW = "give another --out, or remove its *.ckpt to begin anew"
-_SECONDS = 300.0  # between checkpoints within an epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +115,7 @@ def fit(
     batches = max(1, math.ceil(len(source) / settings.batch))
     planned = batches * settings.epochs
     tuner = Tuner(learner, settings, planned, source.name)
-    curve, keeping = _Curve(), _kept(folder, settings, checked is not None)
+    curve, keeping = Curve(), callbacks(folder, settings, checked is not None)
     trainer = lightning.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
@@ -129,8 +124,8 @@ def fit(
         max_epochs=settings.epochs,
         max_time=timedelta(minutes=hardware.minutes) if hardware.minutes else None,
         logger=_logger(hardware.logger, folder),
-        callbacks=[_Show(on_progress, planned), curve, *keeping],
-        plugins=[_Whole()],
+        callbacks=[Show(on_progress, planned), curve, *keeping],
+        plugins=[Whole()],
         default_root_dir=folder,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -198,133 +193,6 @@ def _precision(hardware: Hardware) -> str:
     if chosen not in {"float32", "bfloat16"}:
         raise UsageError(f"--precision {chosen}: give auto, float32 or bfloat16")
     return {"float32": "32-true", "bfloat16": "bf16-mixed"}[chosen]
-
-
-def _kept(folder: Path, settings: Settings, checked: bool) -> list[Callback]:
-    """Return what keeps checkpoints, and what ends a run early."""
-    found: list[Callback] = []
-    if settings.ema:
-        found.append(WeightAveraging(avg_fn=_average(settings.ema)))
-    if checked:
-        found.append(
-            _Best(
-                folder,
-                Path(BEST).stem,
-                monitor="validation_loss",
-                # Lightning puts averages into whole checkpoints only
-                save_weights_only=not settings.ema,
-                enable_version_counter=False,
-            )
-        )
-        if settings.patience:
-            found.append(
-                EarlyStopping("validation_loss", patience=settings.patience, check_finite=False)
-            )
-    # last, so that what it keeps of the others is of the same moment
-    found.append(_Last(folder))
-    return found
-
-
-def _average(decay: float) -> Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]:
-    """Average exponentially; of whole numbers, such as tokens, the latest are taken."""
-
-    def average(kept: torch.Tensor, now: torch.Tensor, _: Any) -> torch.Tensor:
-        return decay * kept + (1 - decay) * now if kept.is_floating_point() else now
-
-    return average
-
-
-class _Best(ModelCheckpoint):
-    """Keeps the best epoch's weights, and knows their score wherever the folder is now."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the score; Lightning drops it where the folder was moved."""
-        file = str(Path(str(self.dirpath)) / BEST)
-        known = dict(zip([file], state["best_k_models"].values(), strict=False))
-        here = {"best_model_path": file, "best_k_models": known, "kth_best_model_path": file}
-        super().load_state_dict({**state, **here, "dirpath": self.dirpath})
-
-
-class _Last(Checkpoint):
-    """Keeps where a run is: after every epoch, and every few minutes within one."""
-
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / LAST
-        self.at = time.monotonic()
-
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        """Save where it is time."""
-        late = time.monotonic() - self.at > _SECONDS
-        if late and trainer.world_size == 1 and not trainer.is_last_batch:
-            self._save(trainer)
-
-    def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
-        """Save."""
-        self._save(trainer)
-
-    def _save(self, trainer: Any) -> None:
-        trainer.save_checkpoint(self.file)
-        self.at = time.monotonic()
-
-
-class _Curve(Callback):
-    """The mean loss of every epoch and the time it all took, through breaks."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-        self.sum, self.steps, self.before = 0.0, 0, 0.0
-        self.began = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """What all of it took, s."""
-        return self.before + time.monotonic() - self.began
-
-    def on_train_batch_end(self, _: Any, tuner: Any, *__: Any) -> None:
-        """Add a step."""
-        self.sum, self.steps = self.sum + tuner.last_loss, self.steps + 1
-
-    def on_train_epoch_end(self, trainer: Any, _: Any) -> None:
-        """Close an epoch, whose validation is done."""
-        row = {"epoch": float(trainer.current_epoch), "loss": self.sum / max(self.steps, 1)}
-        checked = trainer.callback_metrics.get("validation_loss")
-        if checked is not None:
-            row["validation_loss"] = float(checked)
-        self.rows.append(row)
-        self.sum, self.steps = 0.0, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
-        return {"rows": self.rows, "sum": self.sum, "steps": self.steps, "seconds": self.seconds}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.rows, self.sum, self.steps = list(state["rows"]), state["sum"], state["steps"]
-        self.before = state["seconds"]
-
-
-class _Show(Callback):
-    def __init__(self, show: Callable[[int, int], None], total: int) -> None:
-        self.show, self.total = show, total
-
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        """Say how far it is."""
-        if trainer.is_global_zero:
-            self.show(trainer.global_step, self.total)
-
-
-class _Whole(TorchCheckpointIO):
-    """Puts a checkpoint in its place only once it is whole and on the disk."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        """Write beside it and rename."""
-        with put(Path(path), replace=True) as fresh:
-            try:
-                torch.save(checkpoint, fresh)
-            except RuntimeError as error:  # what torch's writer makes of a full disk
-                raise OSError(str(error).partition("\n")[0]) from error
 
 
 def _logger(name: str, folder: Path) -> Any:
