@@ -1,6 +1,6 @@
 """Searching: exact against FAISS' flat index, approximate against graphs, filters, a cold start.
 
-python benchmarks/search.py [--rows 1000000] [--peers PYTHON] [--folder KEPT]
+python benchmarks/search.py [--rows 1000000] [--peers PYTHON | --earlier FILE] [--folder KEPT]
 
 Clustered vectors of 512 dimensions in a store, four a patient, and queries that are not in it. All
 true neighbours are found by numpy alone. Each index is used with the least effort that finds the
@@ -125,7 +125,7 @@ def exact(searcher: Searcher, queries: Floats, vectors: Floats, truth: Any) -> d
     """Every vector compared: against FAISS' flat search of the same array, in turn."""
     result = {}
     flat: Any = faiss
-    for m in (1, 16, 512):
+    for m in (1, 16, 64, 128, 512):
         some = np.ascontiguousarray(queries[:m])
         asked = Asked(some)
         answer = searcher.search(asked, K, exact=True)
@@ -266,6 +266,9 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     del made, vectors
     say("peers")
     result["peers"] = {n: peer(n, given.peers, folder) for n in PEERS} if given.peers else {}
+    if given.earlier:
+        result["peers"] = json.loads(given.earlier.read_text())["peers"]
+        result["peers_measured"] = "in an earlier run on this machine, of the same vectors"
     for target in map(str, TARGETS):
         others = [p[target]["queries_a_second"] for p in result["peers"].values() if target in p]
         if others:
@@ -279,6 +282,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--peers", default="", help="a Python with hnswlib, usearch and faiss")
+    parser.add_argument("--earlier", type=Path, help="a result whose peers are taken over")
     parser.add_argument("--folder", type=Path, help="where the store is kept for another run")
     given = parser.parse_args()
     if given.folder:
