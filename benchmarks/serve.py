@@ -143,7 +143,7 @@ class Page:
         self._browser = self._core.chromium.launch(executable_path=path, args=["--no-sandbox"])
         self._page = self._browser.new_page()
         self._page.goto(url)
-        self._page.wait_for_function("document.querySelector('#backbone').options.length > 0")
+        self._page.wait_for_selector("#backbone option", state="attached")
         self._page.check("#search-form input[value=ids]")
 
     def searches(self, rows: int, seconds: float) -> list[float]:
@@ -154,7 +154,7 @@ class Page:
             self._page.fill("#search-form textarea[name=ids]", f"film{rng.randrange(rows):07d}")
             self._page.evaluate(f"delete {box}.dataset.milliseconds")
             self._page.click("#search-form button[type=submit]")
-            self._page.wait_for_function(f"{box}.dataset.milliseconds")
+            self._page.wait_for_selector("#search-results[data-milliseconds]")
             taken.append(float(self._page.evaluate(f"{box}.dataset.milliseconds")) / 1000)
             time.sleep(1)
         return taken

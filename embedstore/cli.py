@@ -27,7 +27,9 @@ from embedstore import (
     cli_prompts_bench,
     cli_retrieve,
     cli_search,
+    cli_serve,
     cli_split,
+    cli_study,
     cli_view,
 )
 from embedstore.cli_console import err, out, say, tell_failures
@@ -60,12 +62,14 @@ def options(
 app.command()(cli_extract.extract)
 app.command()(cli_probe.probe)
 app.command()(cli_finetune.finetune)
+app.command()(cli_study.study)
 app.command()(cli_audit.audit)
 app.command()(cli_predict.predict)
 app.command()(cli_retrieve.retrieve_eval)
 app.command()(cli_split.split)
 app.command()(cli_search.index)
 app.command()(cli_search.search)
+app.command()(cli_serve.serve)
 app.command()(cli_view.view)
 app.command()(cli_check.check)
 app.command()(cli_export.export)

@@ -85,7 +85,7 @@ def finetune(
     from embedstore.evaluate import Protocol
     from embedstore.finetune import Hardware, Job, settings_of
     from embedstore.finetune import finetune as run
-    from embedstore.finetune.run import refuse_strange
+    from embedstore.finetune.folder import refuse_strange
     from embedstore.levels import LEVELS
     from embedstore.metrics import refuse_unknown
     from embedstore.report.progress import progress

@@ -26,6 +26,7 @@ SMALL = 1 << 24
 
 _MANY = 4096  # queries at a time
 _WIDER = (1, 8)
+_REMEMBERED = 32  # filters: each takes some 17 bytes a row
 _SCAN = 64  # ids looked up one by one, before all are read
 
 
@@ -289,21 +290,24 @@ class Searcher:
 
     def _choice(self, where: str, per: Per) -> _Choice:
         """Tell what a filter leaves to choose from, and remember: it costs more than a query."""
-        if (where, per) not in self._choices:
-            allowed = self.there
-            if where:
-                allowed = np.zeros(len(self.rows), dtype=bool)
-                places = np.flatnonzero(self.there)
-                allowed[places] = _passing(self.store, where, self.rows[places])
-            among = np.flatnonzero(allowed)
-            one_of = self._grouping(per)
-            each = among
-            if one_of is not None:
-                each = among[np.unique(one_of[among], return_index=True)[1]]
-            sizes = np.bincount(self.sets[each], minlength=int(self.sets.max(initial=0)) + 1)
-            whole = len(among) == len(allowed)
-            self._choices[where, per] = _Choice(allowed, None if whole else among, each, sizes)
-        return self._choices[where, per]
+        if (known := self._choices.get((where, per))) is not None:
+            return known
+        allowed = self.there
+        if where:
+            allowed = np.zeros(len(self.rows), dtype=bool)
+            places = np.flatnonzero(self.there)
+            allowed[places] = _passing(self.store, where, self.rows[places])
+        among = np.flatnonzero(allowed)
+        one_of = self._grouping(per)
+        each = among
+        if one_of is not None:
+            each = among[np.unique(one_of[among], return_index=True)[1]]
+        sizes = np.bincount(self.sets[each], minlength=int(self.sets.max(initial=0)) + 1)
+        found = _Choice(allowed, None if len(among) == len(allowed) else among, each, sizes)
+        if len(self._choices) >= _REMEMBERED:
+            self._choices.clear()
+        self._choices[where, per] = found
+        return found
 
     def _rules(self, asked: Asked, choice: _Choice, per: Per, include_same_patient: bool) -> Rules:
         widest = max((len(own) for own in asked.own), default=0)

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -134,7 +135,7 @@ class Recipe:
     @property
     def key(self) -> str:
         """Stable hash of every field but the name."""
-        return fingerprint({k: v for k, v in self.to_dict().items() if k != "name"})
+        return _recipe_key(self)
 
     def __str__(self) -> str:
         """Tell it apart from others of its name that one may have beside it, in a few words."""
@@ -174,9 +175,7 @@ class Spec:
     @property
     def key(self) -> str:
         """Stable hash of all that changes the numbers (the display name `backbone` does not)."""
-        values = self.to_dict() | {"recipe": self.recipe.key}
-        del values["backbone"], values["text"]
-        return fingerprint(values)
+        return _spec_key(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON keeps them."""
@@ -201,6 +200,18 @@ class Spec:
             f"vectors of Spec {self.key} and {other.key} cannot be mixed: "
             f"{name} is {a!r} in one and {b!r} in the other"
         )
+
+
+@lru_cache(maxsize=1024)
+def _recipe_key(recipe: Recipe) -> str:
+    return fingerprint({k: v for k, v in recipe.to_dict().items() if k != "name"})
+
+
+@lru_cache(maxsize=1024)
+def _spec_key(spec: Spec) -> str:
+    values = spec.to_dict() | {"recipe": spec.recipe.key}
+    del values["backbone"], values["text"]
+    return fingerprint(values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from embedstore.answered import Answered
 from embedstore.audit.findings import Audit
 from embedstore.scoring import Compared
-from embedstore.types import Floats, Pixels, Report
+from embedstore.types import Floats, Pixels, Report, Score
 
 Kind = Literal["probe", "finetune", "prompts"]
 
@@ -64,7 +64,10 @@ class Wording:
 
 @dataclass(frozen=True, slots=True)
 class Tournament:
-    """The best wordings of a backbone and its collapsed ones, and how many there were."""
+    """The best wordings of a backbone and its collapsed ones, and how many there were.
+
+    `collapsed` are some of the `n_collapsed`, those that score best.
+    """
 
     backbone: str
     set: str
@@ -72,6 +75,7 @@ class Tournament:
     optimism: float | None
     best: tuple[Wording, ...]
     collapsed: tuple[Wording, ...]
+    n_collapsed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,24 @@ class Map:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """What one choice of a protocol is worth: a probe's score where only that is as in a study.
+
+    Attributes
+    ----------
+    difference
+        Value, low and high of what it has more than the corrected protocol, which itself has None.
+    paired
+        Whether both were tested on the same images, so that the interval is of paired draws.
+    """
+
+    name: str
+    score: Score
+    difference: tuple[float, float, float] | None
+    paired: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """A whole study.
 
@@ -115,6 +137,10 @@ class Findings:
         Sentences for a paper, with every version, seed and fingerprint.
     notes
         What must be said.
+    metric
+        What wordings are ranked by, and parity and the best contender are told by.
+    choices
+        The corrected protocol first; empty but where a study's protocol is set beside it.
     """
 
     title: str
@@ -136,3 +162,5 @@ class Findings:
     methods: tuple[str, ...]
     citation: str
     notes: tuple[str, ...]
+    metric: str = "auroc"
+    choices: tuple[Choice, ...] = ()

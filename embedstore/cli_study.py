@@ -1,0 +1,413 @@
+"""``embedstore study``: everything compared on one table and one split, to one page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embedstore.cli_console import err, one_of, out, say
+from embedstore.errors import EmbedstoreError, UsageError
+
+if TYPE_CHECKING:
+    from embedstore.study.findings import Findings
+    from embedstore.study.plan import Study
+    from embedstore.study.results import Result
+    from embedstore.study.work import Piece
+
+MARK = ".embedstore-study"
+"""The file that makes a folder a study's, so that no other is written into."""
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="STUDY.toml|STORE|MANIFEST",
+        help="A file that says all; or a store, or what `extract` takes, with options.",
+    ),
+]
+To = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        help="Where all goes; the same command goes on with what is there. By default the file's "
+        "name without .toml, else study.",
+    ),
+]
+Protocol = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        help="molina2025: the three scenarios of arXiv 2506.13964 by its protocol, and beside it "
+        "by the corrected one.",
+    ),
+]
+Label = Annotated[str, typer.Option(help="The column to predict.")]
+Title = Annotated[str, typer.Option(help="Of the page.")]
+Backbones = Annotated[
+    list[str] | None, typer.Option("--backbone", help="Name or key; of a store, all by default.")
+]
+Heads = Annotated[list[str] | None, typer.Option("--head", help="As for `probe`.")]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(metavar="BACKBONE=SET", help="A prompt set on the vectors of a backbone."),
+]
+Finetunes = Annotated[
+    list[str] | None, typer.Option("--finetune", metavar="BACKBONE", help="To be fine-tuned.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the fine-tunes: epochs=5."),
+]
+Order = Annotated[str, typer.Option(help="Classes in clinical order, comma-separated.")]
+SplitFrom = Annotated[
+    str, typer.Option("--split", metavar="FILE|column[:NAME]", help="As for `probe`.")
+]
+Folds = Annotated[int | None, typer.Option(help="Folds by patient.", min=2)]
+TestShare = Annotated[
+    float, typer.Option(help="One holdout by patient of this share.", min=0, max=0.5)
+]
+Seed = Annotated[int, typer.Option(help="Of all that is drawn.", min=0)]
+Level = Annotated[
+    str, typer.Option(help="What one answer is of: image, view, breast, exam or patient.")
+]
+Groupings = Annotated[
+    list[str] | None,
+    typer.Option("--grouping", metavar="CLASS,…", help="Score these against all others, too."),
+]
+By = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN[:EDGES]", help="Scores of each vendor, view, … alone, too."),
+]
+Metric = Annotated[
+    str, typer.Option(help="What wordings are ranked by, and parity is told by; auroc by default.")
+]
+Reference = Annotated[
+    str, typer.Option(help="The contender the others are compared with; the first by default.")
+]
+Fractions = Annotated[
+    str, typer.Option("--label-fraction", help="Learning curves by shares of labels: 0.1,0.5,1.")
+]
+Sweep = Annotated[
+    bool, typer.Option(help="Choose the heads' parameters on the training side of each fold.")
+]
+Audit = Annotated[bool, typer.Option(help="Audit the vectors and the split.")]
+Map = Annotated[bool, typer.Option("--map/--no-map", help="Draw a map of the vectors.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps: for embedding and fine-tunes.")]
+
+
+def study(
+    source: Source,
+    to: To = None,
+    recipe: Protocol = "",
+    label: Label = "",
+    title: Title = "",
+    backbone: Backbones = None,
+    head: Heads = None,
+    prompts: Prompts = None,
+    finetune: Finetunes = None,
+    set_: Settings = None,
+    order: Order = "",
+    split: SplitFrom = "",
+    folds: Folds = None,
+    test_share: TestShare = 0.0,
+    seed: Seed = 0,
+    level: Level = "",
+    grouping: Groupings = None,
+    by: By = None,
+    metric: Metric = "",
+    reference: Reference = "",
+    label_fraction: Fractions = "",
+    sweep: Sweep = True,
+    audit: Audit = True,
+    map_: Map = True,
+    device: Device = "auto",
+) -> None:
+    """Compare backbones, heads, prompts and fine-tunes on one split, and write one page."""
+    from embedstore.study.plan import read, study_of
+
+    one_of("--device", device, ("auto", "cpu", "cuda", "mps"))
+    given: dict[str, Any] = {
+        "label": label,
+        "title": title,
+        "backbones": backbone,
+        "heads": head,
+        "prompts": [_prompts(text) for text in prompts or []],
+        "finetune": [{"backbone": b, "settings": _settings(set_)} for b in finetune or []],
+        "order": _listed(order),
+        "split": split,
+        "folds": folds,
+        "test_share": test_share,
+        "seed": seed,
+        "level": level,
+        "grouping": [_listed(text) for text in grouping or []],
+        "by": by,
+        "metric": metric,
+        "reference": reference,
+        "label_fractions": _shares(label_fraction),
+    }
+    values = {name: value for name, value in given.items() if value}
+    values |= {k: False for k, on in (("sweep", sweep), ("audit", audit), ("map", map_)) if not on}
+    if recipe:
+        _protocol(recipe, source, to or Path("study"), values, set_, device)
+        return
+    if set_ and not finetune:
+        raise UsageError("--set is of fine-tunes; give --finetune BACKBONE")
+    if source.suffix == ".toml":
+        if values:
+            name = min(values)
+            raise UsageError(f"{source} says all: write {name} there instead of the option")
+        asked, folder = read(source), to or source.with_suffix("")
+    else:
+        kind = "store" if (source / "zarr.json").exists() else "manifest"
+        asked = study_of({kind: str(source), **values}, "study:")
+        folder = to or Path("study")
+    with _held(folder):
+        _run(asked, folder, device)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        return [float(part) for part in _listed(text)]
+    except ValueError as error:
+        raise UsageError(
+            f"--label-fraction takes shares such as 0.1,0.5,1; not {text!r}"
+        ) from error
+
+
+def _prompts(text: str) -> dict[str, str]:
+    backbone, _, name = text.partition("=")
+    if not backbone or not name:
+        raise UsageError(f"--prompts takes BACKBONE=SET, not {text!r}")
+    return {"backbone": backbone, "set": name}
+
+
+def _settings(given: Sequence[str] | None) -> dict[str, str]:
+    found = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes NAME=VALUE, not {text!r}")
+        found[name.strip()] = value.strip()
+    return found
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the study's folder for the length of a block; refuse one that is something else."""
+    from embedstore.lock import write_lock
+
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file; give --out a folder of its own")
+    there = [p.name for p in folder.iterdir()] if folder.exists() else []
+    if there and MARK not in there:
+        raise UsageError(f"{folder}: holds {min(there)!r}; give --out a folder of its own")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
+    with write_lock(folder / ".lock"):
+        yield
+
+
+def _run(asked: Study, folder: Path, device: str) -> None:
+    from embedstore.store import Store
+    from embedstore.study import pieces as make
+    from embedstore.study.collect import CONTENDING, collect
+    from embedstore.study.work import Bench
+
+    store = Store.open(_extracted(asked, folder, device))
+    cast = make.cast_of(asked, store)
+    table = make.table_of(asked, store, cast)
+    split = make.keep_split(make.split_of(asked, table), table, folder / "split.json")
+    how = make.protocol_of(asked, split)
+    bench = Bench(store, asked.label, how, folder / "runs", device)
+    pieces = make.pieces_of(asked, bench, cast)
+    make.reference_of(asked.reference, [p.name for p in pieces if p.kind in CONTENDING])
+    results, failures = carry_out(pieces, folder / "results")
+    findings = collect(asked, store, cast, table, pieces, results, failures)
+    finish(findings, folder, failures)
+
+
+def _extracted(asked: Study, folder: Path, device: str) -> Path:
+    """Return the store; of a table or folder, extract it into the study's folder."""
+    from embedstore.cli_extract import extract
+
+    if asked.store:
+        return Path(asked.store)
+    made = folder / "store.zarr"
+    columns = [f"{role}={name}" for role, name in asked.columns.items()]
+    for name in asked.recipes or ("mammography",):
+        recipe, _, resize = name.partition("+")
+        extract(
+            Path(asked.manifest),
+            made,
+            list(asked.named),
+            recipe,
+            resize,
+            column=columns,
+            device=device,
+            keep_pixels=True,
+        )
+    return made
+
+
+def carry_out(pieces: Sequence[Piece], folder: Path) -> tuple[dict[str, Result], list[str]]:
+    """Do what is not done; return results by the pieces' stems, and what failed in a line each."""
+    from embedstore.report.progress import progress
+    from embedstore.study import work
+
+    results: dict[str, Result] = {}
+    failures: list[str] = []
+    for number, piece in enumerate(pieces, 1):
+        said = f"[{number} of {len(pieces)}] {piece.kind} {piece.name}"
+        if found := work.done(piece, folder):
+            say(err, f"{said}: done before")
+            results[piece.stem] = found
+            continue
+        say(err, said)
+        try:
+            with progress(err, piece.kind, piece.unit) as show:
+                results[piece.stem] = work.do(piece, folder, show)
+        except Exception as error:  # noqa: BLE001 - one contender must not take the others down
+            failures.append(f"{piece.kind} {piece.name} failed: {_told(error)}")
+            say(err, failures[-1])
+    return results, failures
+
+
+def _told(error: Exception) -> str:
+    text = str(error) if isinstance(error, EmbedstoreError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+def finish(findings: Findings, folder: Path, failures: Sequence[str]) -> None:
+    """Write the page, the JSON and the tables; exit with 1 where a piece failed."""
+    from embedstore.output import put
+    from embedstore.report.study_page import html
+    from embedstore.study import tables
+
+    if not findings.contenders:
+        say(err, "error: no contender came to a result")
+        raise typer.Exit(1)
+    texts = {
+        "report.json": json.dumps(tables.plain(findings), indent=1, default=str) + "\n",
+        "ledger.md": tables.markdown(findings),
+        "ledger.tex": tables.latex(findings),
+        "report.html": html(findings),
+    }
+    for name, text in texts.items():
+        with put(folder / name, replace=True) as fresh:
+            fresh.write_text(text, encoding="utf-8")
+    out.print(_table(findings))
+    for failure in failures:
+        say(out, f"failed: {failure}")
+    say(out, f"{folder / 'report.html'}; report.json, ledger.md and ledger.tex beside it")
+    if failures:
+        raise typer.Exit(1)
+
+
+def _table(findings: Findings) -> Any:
+    """Show the ledger, on a terminal's width: the first metrics and what sets them apart."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from embedstore.study import tables
+
+    heading, *body = tables.rows(findings)
+    kept = [0, 1, 2, *range(len(heading) - 5, len(heading) - 2)]
+    table = Table(title=escape(findings.title), show_lines=False)
+    for place in kept:
+        table.add_column(escape(heading[place]), overflow="fold")
+    for row in body:
+        table.add_row(*(escape(row[place]) for place in kept))
+    return table
+
+
+def _protocol(
+    name: str,
+    source: Path,
+    folder: Path,
+    values: dict[str, Any],
+    settings: Sequence[str] | None,
+    device: str,
+) -> None:
+    """Set a study's protocol beside the corrected one."""
+    from embedstore.study import recipe as both
+    from embedstore.study.plan import study_of
+
+    one_of("--recipe", name, (both.STUDY,))
+    for option in ("heads", "split", "reference", "label_fractions"):
+        if option in values:
+            raise UsageError(f"--recipe {name} says that itself: leave {option} out")
+    (clip, *more) = values.pop("backbones", ["biomedclip"])
+    (tuned, *others) = [f["backbone"] for f in values.pop("finetune", [])] or ["convnext_base"]
+    wordings = [p["set"] for p in values.pop("prompts", [])] or ["birads-density"]
+    if more or others or len(wordings) > 1:
+        raise UsageError(f"--recipe {name} takes one --backbone, one --finetune and one --prompts")
+    kind = "store" if (source / "zarr.json").exists() else "manifest"
+    if not {"folds", "test_share"} & set(values):
+        values["test_share"] = 0.2
+    values |= {
+        kind: str(source),
+        "backbones": [clip],
+        "prompts": [{"backbone": clip, "set": wordings[0]}],
+        "finetune": [{"backbone": tuned, "settings": _settings(settings)}],
+    }
+    plan = study_of(values, "study:")
+    asked = replace(
+        plan, recipes=both.RECIPES, title=plan.title or f"{plan.label}: {both.PAPER} and corrected"
+    )
+    with _held(folder):
+        if kind == "manifest":
+            _extract_both(asked, folder / "store.zarr", clip, tuned, device)
+            source = folder / "store.zarr"
+        _run_both(asked, source, folder, device)
+
+
+def _extract_both(asked: Study, store: Path, clip: str, tuned: str, device: str) -> None:
+    """Embed by both protocols, and by each choice of the study's alone."""
+    from embedstore.cli_extract import extract
+    from embedstore.study import recipe as both
+
+    table = Path(asked.manifest)
+    columns = [f"{role}={name}" for role, name in asked.columns.items()]
+    for names, name in (
+        ([clip, tuned], both.CORRECTED),
+        ([clip, tuned], both.STUDY),
+        ([clip], both.SQUASHED),
+    ):
+        recipe, _, resize = name.partition("+")
+        extract(
+            table, store, names, recipe, resize, column=columns, device=device, keep_pixels=True
+        )
+    both.unnormalised(store, clip, device)
+
+
+def _run_both(asked: Study, source: Path, folder: Path, device: str) -> None:
+    from embedstore.store import Store
+    from embedstore.study import pieces as make
+    from embedstore.study import recipe as both
+    from embedstore.study.collect import collect
+    from embedstore.study.work import Bench
+
+    store = Store.open(source)
+    vectors = both.both_of(asked, store)
+    table = make.table_of(asked, store, vectors.cast)
+    split = make.keep_split(make.split_of(asked, table), table, folder / "split.json")
+    other = make.keep_split(both.by_image(asked, table), table, folder / "split-by-image.json")
+    how = make.protocol_of(asked, split)
+    right = Bench(store, asked.label, how, folder / "runs", device)
+    leaking = replace(right, how=replace(how, split=other, allow_leak=True))
+    planned = both.pieces_of(asked, right, leaking, vectors)
+    every = [*planned.contending, *(piece for _, piece in planned.choices)]
+    results, failures = carry_out(every, folder / "results")
+    asked = replace(asked, reference=both.REFERENCE)
+    findings = collect(asked, store, vectors.cast, table, planned.contending, results, failures)
+    finish(both.with_choices(findings, planned, results), folder, failures)
