@@ -101,7 +101,7 @@ class StudyLinear(VectorClassifier):
                 optimizer.step()
             with torch.no_grad():
                 losses.append(float(criterion(layer(rows[held]), truth[held])))
-            if True:
+            if losses[-1] == min(losses):
                 best = copy.deepcopy(layer.state_dict())
             if len(losses) - 1 - int(np.argmin(losses)) >= self.patience:
                 break
