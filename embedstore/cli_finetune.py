@@ -144,7 +144,8 @@ def finetune(
     answered = {name: t.scored for name, t in trials.items()}
     reference = list(trials)[min(1, len(trials) - 1)]  # the first frozen probe, where there is one
     print_trials(reports, answered, metric, how.groupings, reference, seed)
-    say(out, f"saved: {to}; `embedstore extract --backbone {to}` embeds with it")
+    several = "" if (to / "probe").exists() else "/fold-0"
+    say(out, f"saved: {to}; `embedstore extract … --backbone {to}{several}` embeds with it")
 
 
 def _silent(done: int, total: int) -> None:

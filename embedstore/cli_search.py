@@ -175,7 +175,7 @@ def search(
         from embedstore.where import parse
 
         parse(where)
-    searcher = opened.searcher(spec)
+    searcher = opened.searcher(spec, exact)
     query = _Query(opened, spec, searcher, include_same_patient, html is not None)
     if image:
         query.of_images(image, patient, model)

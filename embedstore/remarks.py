@@ -59,7 +59,9 @@ def grid_notes(name: str, grid: Grid | None, found: Sequence[Chosen]) -> tuple[s
     for parameter in grid:
         often = Counter(repr(c.parameters[parameter]) for c in found).most_common()
         said = ", ".join(f"{value} in {n}" for value, n in often)
-        notes.append(f"{name}: {parameter} as chosen for each of {len(found)} folds: {said}")
+        where = f"for each of {len(found)} folds" if len(found) > 1 else "on the training side"
+        said = said if len(found) > 1 else often[0][0]
+        notes.append(f"{name}: {parameter} as chosen {where}: {said}")
     for parameter, end in at_the_edge(grid, [c.parameters for c in found]).items():
         notes.append(
             f"{name}: {parameter} is mostly {end!r}, the edge of what was tried; a wider --grid "

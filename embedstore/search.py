@@ -337,7 +337,9 @@ class Searcher:
     def _refuse_k(self, k: int, rules: Rules, choice: _Choice, per: Per, where: str) -> None:
         """Raise `DataError` where some query has fewer than `k` to choose from."""
         if where and not len(choice.each):
-            raise DataError(f"no image passes the filter {where!r}")
+            raise DataError(
+                f"no image passes the filter {where!r}; `embedstore info` lists the labels' values"
+            )
         left = len(choice.each)
         if rules.barred is not None:
             sizes = choice.sizes

@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 from embedstore.arrays import Arrays
 from embedstore.commit import read_root, stamp_of
-from embedstore.errors import DataError, UsageError
+from embedstore.errors import DataError, StoreError, UsageError
 from embedstore.types import Embeddings, Pixels, Recipe, Spec
 
 if TYPE_CHECKING:
@@ -314,14 +314,24 @@ class Store(Arrays):
             )
         return dataset(self, parts, label, split, order, spec.recipe)
 
-    def searcher(self, backbone: Spec | str) -> Searcher:
-        """Return what searches the vectors of a backbone, by the index saved of them, if any."""
+    def searcher(self, backbone: Spec | str, exact: bool = False) -> Searcher:
+        """Return what searches the vectors of a backbone, by the index saved of them, if any.
+
+        `exact` does without an index that is damaged.
+        """
         from embedstore.saved_index import load
         from embedstore.search import Searcher
 
         spec = self.find(backbone)
-        if spec.key not in self._searchers:
-            self._searchers[spec.key] = Searcher(self, spec, load(self, spec))
+        if spec.key in self._searchers:
+            return self._searchers[spec.key]
+        try:
+            loaded = load(self, spec)
+        except StoreError:
+            if not exact:
+                raise
+            return Searcher(self, spec)
+        self._searchers[spec.key] = Searcher(self, spec, loaded)
         return self._searchers[spec.key]
 
     def search(
@@ -371,7 +381,7 @@ class Store(Arrays):
         """
         from embedstore.queries import asked
 
-        searcher = self.searcher(backbone)
+        searcher = self.searcher(backbone, exact)
         queries = asked(searcher, ids, vectors, unlike)
         return searcher.search(queries, k, where, per, include_same_patient, exact)
 

@@ -211,6 +211,7 @@ def test_a_damaged_index_is_refused_before_faiss_reads_it_and_made_anew(path, ho
         searched(path)
     with pytest.raises(StoreError, match="make it anew"):
         made(path)
+    whole = searched(path, exact=True)  # which needs none
     assert not read
     monkeypatch.undo()
     found = check(path)
@@ -218,6 +219,7 @@ def test_a_damaged_index_is_refused_before_faiss_reads_it_and_made_anew(path, ho
     assert not found.damage  # nothing that was committed is touched
     assert made(path, rebuild=True)[1] == "built"
     assert searched(path).ids.tolist() == searched(path, exact=True).ids.tolist()
+    assert whole.ids.tolist() == searched(path, exact=True).ids.tolist()
 
 
 def test_an_index_of_another_store_is_refused(path, tmp_path):

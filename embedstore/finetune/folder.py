@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,12 @@ def held(folder: Path, first: bool) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with write_lock(folder / ".lock"):
-        yield
+    try:
+        with write_lock(folder / ".lock"):
+            yield
+    finally:
+        with suppress(OSError):  # not empty: there is something to keep
+            folder.rmdir()
 
 
 def claim(folder: Path, job: Job, posed: Posed) -> None:

@@ -68,7 +68,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.settings = settings
-        side.requires_grad_(True)
+        side.requires_grad_(True).to(memory_format=torch.channels_last)  # quicker for convolutions
         self.still = _frozen(side, settings.freeze)
         self.side = _adapted(side, settings) if settings.lora else side
         self.objective = objective
@@ -146,11 +146,12 @@ class Classifier(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def settle(self) -> None:
-        """Put adapters into the weights, so that the backbone is whole again."""
+        """Leave the backbone as it was found: adapters in the weights, in the usual order."""
         self.objective.settle()
         if self.settings.lora:
             merged: Any = self.side
             self.side = merged.merge_and_unload()
+        self.side.to(memory_format=torch.contiguous_format)  # as its library saves it
 
 
 def _matcher(body: nn.Module, coarse: bool) -> Any:

@@ -182,8 +182,10 @@ def settings_of(recipe: str, given: Sequence[str] = (), **some: Any) -> Settings
     for text in given:
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
-        if not equals or name not in kinds:
-            raise UsageError(f"--set {text}: give NAME=VALUE, of {', '.join(kinds)}")
+        if not equals:
+            raise UsageError(f"--set {text}: give NAME=VALUE")
+        if name not in kinds:
+            raise UsageError(f"--set: no setting {name!r}; there are {', '.join(kinds)}")
         value = value.strip()
         if value == "none" and "" in _WORDS.get(name, ()):
             value = ""

@@ -62,9 +62,15 @@ class _Lines:
         if now - self.shown < LINE_SECONDS and done < total:
             return
         self.shown = now
-        rate = done / max(now - self.began, 1e-9)
-        left = (total - done) / max(rate, 1e-9)
         self.console.print(
-            f"{self.title}: {done} of {total}, {rate:.1f} {self.unit}/s, {left:.0f} s left",
-            highlight=False,
+            f"{self.title}: {done} of {total}{self._pace(done, total)}", highlight=False
         )
+
+    def _pace(self, done: int, total: int) -> str:
+        """Say how fast it goes and how long it will take, once there is something to tell by."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        if not done:
+            return f" {self.unit}"
+        rate, left = done / seconds, (total - done) * seconds / done
+        pace = f"{rate:.1f} {self.unit}/s" if rate >= 0.1 else f"{1 / rate:.0f} s for each"
+        return f", {pace}, {left:.0f} s left"
