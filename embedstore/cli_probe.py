@@ -29,6 +29,7 @@ from embedstore.cli_probe_options import (
     Level,
     Metrics,
     Order,
+    Plot,
     PromptFile,
     Prompts,
     Reference,
@@ -85,6 +86,7 @@ def probe(
     grouping: Groupings = None,
     reference: Reference = "",
     reliability: Reliability = None,
+    plot: Plot = None,
     verify: Verify = False,
     as_json: AsJson = False,
 ) -> None:
@@ -96,6 +98,8 @@ def probe(
     from embedstore.metrics import refuse_unknown
     from embedstore.report.progress import progress
     from embedstore.report.reliability import draw_reliability, refuse_diagram
+    from embedstore.report.score_plot import draw_scores
+    from embedstore.report.table import SHOWN
     from embedstore.store import Store
     from embedstore.texts import read_prompts
 
@@ -118,8 +122,8 @@ def probe(
     seeds = repeats or (10 if few_shot or label_fraction else 1)
     specs = specs_of(opened, backbone)
     jobs = list(_jobs(specs, heads, curve))
-    if reliability:
-        refuse_diagram(reliability, force)
+    for picture in filter(None, (reliability, plot)):
+        refuse_diagram(picture, force)
     _refuse_reference(reference, specs, heads)
     places = _places(save, force, specs, heads)
     asked = Protocol(
@@ -145,6 +149,8 @@ def probe(
     reports, contenders = work.reports, work.contenders
     if reliability:
         draw_reliability(reports, reliability, force)
+    if plot:
+        draw_scores(reports, _shown(metric, SHOWN, reports, groupings), plot, force)
     if as_json:
         # a plug-in's parameters may be anything
         print(json.dumps([r.to_dict() for r in reports], indent=2, default=str))

@@ -145,6 +145,13 @@ Reliability = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Draw reliability diagrams there: .png, .svg or .pdf."),
 ]
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Draw scores with intervals and floors there, or learning curves: .png, .svg or .pdf.",
+    ),
+]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Compare the checksum of all that is read from the store.")
 ]

@@ -915,7 +915,7 @@ def test_checkpoints_hold_tensors_only(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("speed=3", "--set speed=3: give NAME=VALUE, of objective, "),
+        ("speed=3", "--set: no setting 'speed'; there are objective, "),
         ("epochs", "--set epochs: give NAME=VALUE"),
         ("epochs=many", "--set epochs=many: give a whole number"),
         ("epochs=1.5", "--set epochs=1.5: give a whole number"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy.optimize import minimize_scalar
 from sklearn import metrics as sk
@@ -18,8 +19,10 @@ from embedstore.answered import Answered
 from embedstore.cli import _run
 from embedstore.errors import DataError, UsageError
 from embedstore.evaluate import Protocol, evaluate, judge
+from embedstore.few import Few
 from embedstore.levels import units
 from embedstore.probes.logistic import LogisticProbe
+from embedstore.report import score_plot
 from embedstore.scoring import scores, subgroups
 from embedstore.split_files import SavedSplit
 from embedstore.splits import holdout, kfold, linked, with_validation
@@ -143,13 +146,37 @@ def test_left_and_right_that_disagree_are_kept_and_left_out_of_the_exam():
     assert breasts.n_test == 100
 
 
+@pytest.mark.parametrize("draw", ["_intervals", "_curves"])
+def test_a_picture_of_scores_shows_the_reports_numbers(draw):
+    table = cohort()
+    few = [Few(share=share) for share in (0.5, 1.0)]
+    reports = [evaluate(table, "y", LogisticProbe, "logistic", few=one) for one in few]
+    panel = Figure().subplots()
+    getattr(score_plot, draw)(panel, reports, "auroc")
+    scores = [r.metrics["auroc"] for r in reports]
+    numbers = {
+        round(float(v), 9) for line in panel.lines for v in (*line.get_xdata(), *line.get_ydata())
+    } | {
+        round(float(v), 9)
+        for drawn in panel.collections
+        for path in drawn.get_paths()
+        for v in path.vertices.ravel()
+    }
+    for score in scores:
+        for value in (score.value, score.low, score.high, score.floor):
+            assert round(value, 9) in numbers
+    if draw == "_curves":
+        assert {float(r.n_train) for r in reports} <= numbers
+
+
 def test_the_options_of_scores(films: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     store, picture = tmp_path / "s.zarr", tmp_path / "r.png"
     _run(["extract", str(films), "--store", str(store), "--backbone", "statistics"], False)
     say = ["probe", str(store), "--label", "tissue", "--folds", "2"]
     drawn = [*say, "--head", "logistic", "--head", "prototype", "--reliability", str(picture)]
     drawn += ["--metric", "log_loss", "--metric", "recall:dark"]
-    assert _run(drawn, False) == 0
+    assert _run([*drawn, "--plot", str(tmp_path / "scores.svg")], False) == 0
+    assert (tmp_path / "scores.svg").read_text().count('<g id="axes_') == 2
     shown = capfd.readouterr().out
     assert "recall of" in shown
     assert "McNemar" in shown
@@ -170,6 +197,7 @@ def test_the_options_of_scores(films: Path, tmp_path: Path, capfd: pytest.Captur
         (["--by", "colour"], "no column 'colour'"),
         (["--level", "exam", "--fuse", "sum"], "--fuse"),
         (["--reliability", "x.doc"], "ends in .png"),
+        (["--plot", "x.doc"], "ends in .png"),
         (["--split", "column"], "column split"),
         (["--split", str(tmp_path / "no.json")], "no such split"),
         (["--split", "column", "--test-share", "0.2"], "leave --test-share"),

@@ -62,13 +62,11 @@ class _Lines:
         if now - self.shown < LINE_SECONDS and done < total:
             return
         self.shown = now
-        self.console.print(
-            f"{self.title}: {done} of {total}{self._pace(done, total)}", highlight=False
-        )
+        pace = self._pace(done, total, max(now - self.began, 1e-9))
+        self.console.print(f"{self.title}: {done} of {total}{pace}", highlight=False)
 
-    def _pace(self, done: int, total: int) -> str:
+    def _pace(self, done: int, total: int, seconds: float) -> str:
         """Say how fast it goes and how long it will take, once there is something to tell by."""
-        seconds = max(time.monotonic() - self.began, 1e-9)
         if not done:
             return f" {self.unit}"
         rate, left = done / seconds, (total - done) * seconds / done
