@@ -17,7 +17,7 @@ demo: .venv/installed
 		--head logistic --head knn
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest -n 3 --dist loadfile -q
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
