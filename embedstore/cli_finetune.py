@@ -82,6 +82,7 @@ def finetune(
 ) -> None:
     """Fine-tune a backbone end to end, and score it beside the frozen probe on the same split."""
     from embedstore import subgroups
+    from embedstore.backbones import load_of
     from embedstore.evaluate import Protocol
     from embedstore.finetune import Hardware, Job, settings_of
     from embedstore.finetune import finetune as run
@@ -128,7 +129,7 @@ def finetune(
     spec = _spec(store, backbone, recipe)
     said = by_class([*(prompt or []), *(read_prompts(prompts) if prompts else [])])
     hardware = Hardware(device, devices, strategy, precision, workers, max_minutes, logger)
-    load = _loader(weights or backbone, spec)
+    load = partial(load_of, spec, weights or backbone)
     job = Job(store, load, spec, label, settings, hardware, said or None, first)
     beside = _others(store, spec, probes)
     with progress(err, "fine-tuning", "epochs") as show:
@@ -168,12 +169,10 @@ def _extracted(source: Path, run: Path, backbone: str, recipe: str, first: bool)
 
 def _spec(store: Store, backbone: str, recipe: str) -> Spec:
     """Return the Spec of the backbone in a store; of several recipes, the one that goes with it."""
-    from embedstore.backbones import parse
+    from embedstore.backbones import specs_named
 
     every = [s for s in store.specs.values() if store.count(s)]
-    _, model, tag = parse(backbone)
-    names = {backbone, model, f"{model}@{tag}"}
-    found = [s for s in every if s.backbone in names or s.key.startswith(backbone)]
+    found = specs_named(every, backbone)
     study = recipe == "molina2025"
     fitting = [s for s in found if s.recipe.name.startswith("molina2025") == study]
     if study and found and not fitting:
@@ -192,14 +191,6 @@ def _spec(store: Store, backbone: str, recipe: str) -> Spec:
         listed = ", ".join(f"{s.key} ({s.recipe})" for s in some)
         raise UsageError(f"{store.path}: several of {backbone}: {listed}; give a key as --backbone")
     return some[0]
-
-
-def _loader(name: str, spec: Spec) -> partial:  # type: ignore[type-arg]
-    from embedstore.backbones import load_backbone
-
-    known = spec.backbone if spec.key.startswith(name) else name
-    pooling = spec.pooling if spec.pooling == "pre-projection" else ""
-    return partial(load_backbone, known, spec.recipe, pooling)
 
 
 def _probes(against: Sequence[str] | None) -> list[tuple[str, Head]]:

@@ -86,8 +86,9 @@ def bench(
     from embedstore.output import refuse
     from embedstore.prompt_bench import bench as compare
     from embedstore.prompt_bench.plain import plain
-    from embedstore.report.prompt_plot import draw_wording, refuse_plot
+    from embedstore.report.prompt_plot import draw_wording
     from embedstore.report.prompt_table import SHOWN
+    from embedstore.report.reliability import refuse_diagram
     from embedstore.store import Store
     from embedstore.tournament.scores import refuse_unranked
 
@@ -97,7 +98,7 @@ def bench(
     if to_csv:
         refuse(to_csv, force, ())
     if plot:
-        refuse_plot(plot, force)
+        refuse_diagram(plot, force)
     opened = Store.open(store, verify)
     spec = one_spec(opened, backbone, with_text=True)
     how = _protocol(level, split, folds, test_share, repeats, seed, allow_leak)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -249,7 +250,7 @@ class _Query:
         import numpy as np
 
         from embedstore.embed import embed_images
-        from embedstore.queries import like_and_unlike
+        from embedstore.queries import like_and_unlike, places_of_files
         from embedstore.search import Asked
         from embedstore.seen import seen
         from embedstore.types import Sample
@@ -268,9 +269,9 @@ class _Query:
             if self.with_pictures:
                 self.pictures = seen(made, self.spec, made.rows_of(self.spec).tolist())
         vector = like_and_unlike(read.vectors, read.vectors[:0])
-        own = _places_of_files(self.store, self.searcher, read.digests)
+        own = places_of_files(self.searcher, read.digests)
         if not self.include_same_patient:
-            own = np.union1d(own, _places_of_patients(self.searcher, self.store, files, patient))
+            own = np.union1d(own, _places_of_patients(self.searcher, files, patient))
         self.titles = [" and ".join(file.name for file in files)]
         self.asked = Asked(vector[None], [own])
 
@@ -290,43 +291,25 @@ def _read_vectors(file: Path) -> NDArray[np.floating[Any]]:
     return found.astype(np.float32)
 
 
-def _places_of_files(
-    store: Store, searcher: Searcher, digests: NDArray[np.uint8]
-) -> NDArray[np.intp]:
-    """Return where the store has images with the same bytes."""
-    import numpy as np
-
-    from embedstore.links import joined
-
-    kept = store.array(f"embeddings/{searcher.spec.key}/digests")
-    return np.flatnonzero(np.isin(joined(kept), joined(digests)) & searcher.there)
-
-
 def _places_of_patients(
-    searcher: Searcher, store: Store, files: Sequence[Path], patient: str
+    searcher: Searcher, files: Sequence[Path], patient: str
 ) -> NDArray[np.intp]:
     """Return where the store has images of the files' patients: as said, or by DICOM's tags."""
-    import numpy as np
-
     from embedstore.errors import ImageError
     from embedstore.images.dicom_tags import tags
-    from embedstore.privacy import alias_of
+    from embedstore.queries import places_of_patients
 
-    named = {patient} if patient else set()
-    for file in files if not patient else ():
-        try:
+    if patient:
+        found = places_of_patients(searcher, [patient])
+        if not len(found):
+            path = searcher.store.path
+            raise UsageError(f"{path}: no patient {patient!r}; leave --patient out")
+        return found
+    named = set()
+    for file in files:
+        with suppress(ImageError):  # not DICOM: it says nothing of the patient
             named.add(tags(file).patient_id)
-        except ImageError:
-            continue  # not DICOM: it says nothing of the patient
-    if not (named := named - {""}):
-        return searcher.rows[:0]
-    groups = store.array("samples/group", searcher.rows)
-    alias = alias_of(store.path, groups.tolist())
-    names = [alias(name) for name in named]
-    found = np.flatnonzero(np.isin(groups, names) & searcher.there)
-    if patient and not len(found):
-        raise UsageError(f"{store.path}: no patient {patient!r}; leave --patient out")
-    return found
+    return places_of_patients(searcher, named)
 
 
 def _show(

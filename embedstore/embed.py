@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from embedstore.backbones import load_backbone
+from embedstore.backbones import load_of
 from embedstore.errors import BackboneError
 from embedstore.extract import Summary, extract
 from embedstore.plan import choose, choose_device
@@ -39,9 +39,7 @@ def embed_images(
         It is another one.
     """
     chosen = choose_device(device)
-    pooling = spec.pooling if spec.pooling == "pre-projection" else ""
-    backbone = load_backbone(model or spec.backbone, spec.recipe, pooling, chosen)
-    spec.require(backbone.spec)
+    backbone = load_of(spec, model, chosen)
     plan = choose(chosen, precision, 0, workers, len(samples))
     target = folder / "images.zarr"
     summary = extract(samples, target, [backbone], plan, on_progress=on_progress)
@@ -76,7 +74,4 @@ def text_side(spec: Spec, model: str = "", device: str = "cpu") -> Backbone:
             f"{spec.backbone} has no text side; sentences need vectors of an image-text model, "
             f"such as biomedclip"
         )
-    pooling = spec.pooling if spec.pooling == "pre-projection" else ""
-    backbone = load_backbone(model or spec.backbone, spec.recipe, pooling, choose_device(device))
-    spec.require(backbone.spec)
-    return backbone
+    return load_of(spec, model, choose_device(device))

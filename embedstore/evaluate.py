@@ -147,8 +147,8 @@ def judge(
     began = time.monotonic()
     posed = pose(embeddings, label, how)
     make = _told(make_probe, name, posed.classes, how.texts)
-    found = _found(make, how.grid, posed, how.seed)
-    trial = judged(posed, found, name, _parameters(make_probe()), how, began)
+    found = learnt(make, how.grid, posed, how.seed)
+    trial = judged(posed, found, name, parameters_of(make_probe()), how, began)
     noted = grid_notes(f"{posed.images.spec.backbone}, {name}", how.grid, found)
     report = replace(trial.report, notes=trial.report.notes + noted)
     return replace(trial, make=make, report=report)
@@ -319,7 +319,8 @@ def _told(
     return partial(make, class_vectors=numbered)
 
 
-def _parameters(probe: Any) -> dict[str, Any]:
+def parameters_of(probe: Any) -> dict[str, Any]:
+    """Return what a head was made with, but for the vectors of descriptions."""
     found = probe.get_params() if hasattr(probe, "get_params") else {}
     return {k: v for k, v in found.items() if k != "class_vectors"}
 
@@ -384,7 +385,7 @@ def _validation(split: Split) -> NDArray[np.intp]:
     return np.flatnonzero((split.fold == VALIDATION) & (split.fold.max() == 0))
 
 
-def _found(
+def learnt(
     make_probe: Callable[..., Any], grid: Grid | None, posed: Posed, seed: int
 ) -> list[Chosen]:
     """Train on each training side; with a grid, by the parameters chosen there."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import UsageError
+from embedstore.links import joined
+from embedstore.privacy import alias_of
 from embedstore.search import Asked, Searcher
 from embedstore.types import Floats, unit_rows
 
@@ -43,6 +45,22 @@ def asked(
     if not likes:
         raise UsageError("nothing to search for")
     return Asked(np.stack([like_and_unlike(like, against) for like in likes]), own)
+
+
+def places_of_files(searcher: Searcher, digests: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Return where there are images with the same bytes as files of these (m, 16) digests."""
+    kept = searcher.store.array(f"embeddings/{searcher.spec.key}/digests")
+    return np.flatnonzero(np.isin(joined(kept), joined(digests)) & searcher.there)
+
+
+def places_of_patients(searcher: Searcher, names: Iterable[str]) -> NDArray[np.intp]:
+    """Return where there are images of patients, as a hospital or the store names them."""
+    known = set(names) - {""}
+    if not known:
+        return searcher.rows[:0]
+    groups = searcher.store.array("samples/group", searcher.rows)
+    alias = alias_of(searcher.store.path, groups.tolist())
+    return np.flatnonzero(np.isin(groups, [alias(name) for name in known]) & searcher.there)
 
 
 def like_and_unlike(like: NDArray[np.floating[Any]], unlike: NDArray[np.floating[Any]]) -> Floats:

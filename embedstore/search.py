@@ -26,7 +26,8 @@ SMALL = 1 << 24
 
 _MANY = 4096  # queries at a time
 _WIDER = (1, 8)
-_REMEMBERED = 32  # filters: each takes some 17 bytes a row
+_FILTERED = 17  # bytes a row of what is remembered of a filter
+_NONE_PASSES = "no image passes the filter {!r}; `embedstore info` lists the labels' values"
 _SCAN = 64  # ids looked up one by one, before all are read
 
 
@@ -96,6 +97,8 @@ class Searcher:
         The index, if there is one.
     small
         How few numbers, of those a filter lets through, are compared one by one all the same.
+    filters
+        Bytes that what is remembered of filters may take.
     tables, vectors, sets, rows, there
         Of every place in the vectors, n of them: what `Tables` says; (n, d); (n,) number of its
         set, and raw row of its sample; (n,) whether it is neither deleted nor dropped.
@@ -107,6 +110,7 @@ class Searcher:
     spec: Spec
     loaded: Loaded | None = None
     small: int = SMALL
+    filters: int = 256 << 20
     tables: Tables = field(init=False)
     vectors: NDArray[np.floating[Any]] = field(init=False)
     sets: Rows = field(init=False)
@@ -304,9 +308,24 @@ class Searcher:
             each = among[np.unique(one_of[among], return_index=True)[1]]
         sizes = np.bincount(self.sets[each], minlength=int(self.sets.max(initial=0)) + 1)
         found = _Choice(allowed, None if len(among) == len(allowed) else among, each, sizes)
-        if len(self._choices) >= _REMEMBERED:
+        if len(self._choices) >= max(4, self.filters // (_FILTERED * max(1, len(self.rows)))):
             self._choices.clear()
         self._choices[where, per] = found
+        return found
+
+    def passing(self, where: str = "") -> Rows:
+        """(m,) places of the samples that pass a filter, of all without one.
+
+        Raises
+        ------
+        UsageError
+            The filter is none.
+        DataError
+            None passes.
+        """
+        found = np.flatnonzero(self._choice(where, "image").allowed)
+        if where and not len(found):
+            raise DataError(_NONE_PASSES.format(where))
         return found
 
     def _rules(self, asked: Asked, choice: _Choice, per: Per, include_same_patient: bool) -> Rules:
@@ -337,9 +356,7 @@ class Searcher:
     def _refuse_k(self, k: int, rules: Rules, choice: _Choice, per: Per, where: str) -> None:
         """Raise `DataError` where some query has fewer than `k` to choose from."""
         if where and not len(choice.each):
-            raise DataError(
-                f"no image passes the filter {where!r}; `embedstore info` lists the labels' values"
-            )
+            raise DataError(_NONE_PASSES.format(where))
         left = len(choice.each)
         if rules.barred is not None:
             sizes = choice.sizes

@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 from open_clip.loss import ClipLoss
+from open_clip.transformer import VisionTransformer
 from scipy import stats
 from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
@@ -337,6 +338,26 @@ def timms_rates(whole, settings):
         for g in groups
         for p in g["params"]
     }
+
+
+def test_open_clips_own_transformer_learns_layer_by_layer_and_freezes_from_the_stem():
+    tower = VisionTransformer(32, 16, 64, 3, 2, 2.0, output_dim=16)
+    objective = CrossEntropy(16, 4)
+    settings = Settings(rate=1.0, layer_decay=0.5)
+    found = rates(Classifier(tower, objective, RECIPE, settings, np.ones(4)))
+    depth = {"conv1": 4, "class_embedding": 4, "positional_embedding": 4, "ln_pre": 4}
+    depth |= {f"transformer.resblocks.{i}": 3 - i for i in range(3)}
+    depth |= {"ln_post": 1, "proj": 0}  # the last norm is the last block's, as in timm
+    seen = set()
+    for name, (rate, _) in found.items():
+        part = next((p for p in depth if name.startswith(f"side.{p}")), "")
+        seen.add(part)
+        assert rate == 0.5 ** depth.get(part, 0), name
+    assert seen == {*depth, ""}
+    frozen = Classifier(tower, objective, RECIPE, Settings(freeze=2), np.ones(4))
+    still = {n for n, p in frozen.side.named_parameters() if not p.requires_grad}
+    stem = ("conv1", "class_emb", "positional_emb", "ln_pre", "transformer.resblocks.0.")
+    assert still == {n for n, _ in tower.named_parameters() if n.startswith(stem)}
 
 
 @pytest.mark.parametrize(

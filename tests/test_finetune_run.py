@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -678,6 +679,12 @@ def test_a_split_that_leaks_is_refused_and_with_leave_the_report_says_so(
         (("--metric", "nonsense"), 2, ("nonsense",)),
         (("--against", "nonsense"), 2, ("nonsense",)),
         (("--logger", "nonsense"), 2, ("--logger nonsense", "tensorboard")),
+        pytest.param(
+            ("--logger", "wandb"),
+            2,
+            ("embedstore[wandb]",),
+            marks=pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is here"),
+        ),
         (("--precision", "float8"), 2, ("--precision", "float8")),
         (("--backbone", "convnext_tiny"), 2, ("no vectors of convnext_tiny", "--keep-pixels")),
         (("--backbone", "statistics"), 2, ("statistics has no weights to fine-tune",)),

@@ -189,6 +189,18 @@ def test_an_uploaded_file_gets_the_same_prediction(films: Films, server: Server)
     assert ids(by_file["supporting"]) == ids(by_id["supporting"])
 
 
+@pytest.mark.parametrize("same", [False, True])
+def test_an_uploaded_files_patient_is_left_out_unless_asked_for(
+    films: Films, server: Server, same: bool
+) -> None:
+    data = Path(films.table["path"][9]).read_bytes()
+    patient = films.patients[9]
+    answer = server.send("search", data, k=6, patient=patient, same_patient=same).json
+    copies = np.array(films.ids) == films.ids[9]
+    passing = ~copies if same else films.others(patient)
+    assert ids(answer["cases"]) == films.best(films.unit[9], 6, passing)
+
+
 def test_two_sentences_divide_the_store_as_numpy_does(films: Films, server: Server) -> None:
     a, b = "an almost entirely fatty breast", "an extremely dense breast"
     answer = server.post("divide", a=a, b=b, label="density").json

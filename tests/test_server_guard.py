@@ -22,12 +22,12 @@ import pytest
 from PIL import Image
 from server_process import Films, Server
 
-from embedstore.search import Asked
+from embedstore.search import Asked, Searcher
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
-from embedstore.server.snapshot import InMemory, Snapshot  # noqa: E402 - it needs fastapi
+from embedstore.server.snapshot import InMemory  # noqa: E402 - it needs fastapi
 
 ROOT = Path(__file__).parents[1]
 STATIC = ROOT / "embedstore" / "server" / "static"
@@ -322,10 +322,9 @@ def test_fifty_at_once_get_their_own_answers_and_nothing_leaks(
 def test_many_filters_do_not_fill_the_memory(films: Films) -> None:
     most, store = 5, InMemory.open(films.path)
     is_cc = (films.table["view"] == "CC").to_numpy()
-    snapshot = Snapshot(store, filters=17 * most * store.count(films.spec))
+    searcher = Searcher(store, films.spec, filters=17 * most * store.count(films.spec))
     for n in range(40):
         where = f"view == 'CC' or id == '{n}'"
-        searcher = snapshot.searcher(films.spec, where)
         found = searcher.search(Asked(films.vectors[:1]), 3, where)
         assert found.ids[0].tolist() == films.best(films.unit[0], 3, is_cc)
         assert len(searcher._choices) <= most

@@ -14,11 +14,12 @@ weights from a fixed seed.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from embedstore import registry
 from embedstore.errors import BackboneError
-from embedstore.types import Backbone, BackboneRequest, Recipe
+from embedstore.types import Backbone, BackboneRequest, Recipe, Spec
 
 RANDOM = "random"
 NOTE = "embedstore.json"
@@ -41,6 +42,35 @@ def load_backbone(
     request = BackboneRequest(name, weights, recipe or Recipe(), pooling, device)
     backbone: Backbone = registry.load(registry.BACKBONES, loader)(request)
     return backbone
+
+
+def load_of(spec: Spec, text: str = "", device: str = "cpu") -> Backbone:
+    """Load the backbone that made a Spec's vectors, with its recipe and pooling.
+
+    Parameters
+    ----------
+    text
+        The name a user types, or the Spec's key; by default the Spec's own name.
+
+    Raises
+    ------
+    BackboneError
+        The weights cannot be had or do not fit.
+    SpecMismatch
+        It is another one.
+    """
+    name = spec.backbone if not text or spec.key.startswith(text) else text
+    pooling = spec.pooling if spec.pooling == "pre-projection" else ""
+    backbone = load_backbone(name, spec.recipe, pooling, device)
+    spec.require(backbone.spec)
+    return backbone
+
+
+def specs_named(specs: Iterable[Spec], text: str) -> tuple[Spec, ...]:
+    """Return those that a user means by a backbone's name, as he typed it, or by a key."""
+    _, name, weights = parse(text)
+    known = {text, f"{name}@{RANDOM}" if weights == RANDOM else name}
+    return tuple(s for s in specs if s.backbone in known or s.key.startswith(text))
 
 
 def parse(text: str) -> tuple[str, str, str]:

@@ -23,7 +23,7 @@ from embedstore.finetune.batches import Order, Source, in_order, loader
 from embedstore.finetune.keeping import BEST, LAST, Curve, Show, Whole, callbacks
 from embedstore.finetune.settings import Settings
 from embedstore.finetune.tuner import Tuner
-from embedstore.plan import has_bfloat16
+from embedstore.plan import choose_device, has_bfloat16
 
 __all__ = ["Hardware", "Learnt", "fit", "load_best"]
 
@@ -60,10 +60,7 @@ class Hardware:
     @property
     def device(self) -> str:
         """The torch device that one process works on."""
-        if self.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available():
-            return "cuda"
-        mps = self.accelerator in {"auto", "mps"} and torch.backends.mps.is_available()
-        return "mps" if mps else "cpu"
+        return choose_device({"gpu": "cuda"}.get(self.accelerator, self.accelerator))
 
 
 @dataclass(frozen=True, slots=True)

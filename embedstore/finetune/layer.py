@@ -97,7 +97,7 @@ def layer_of(state: Mapping[str, torch.Tensor], posed: Posed, job: Job) -> Objec
     made: Objective
     if job.settings.objective == "contrastive":
         of = state["of"].tolist()
-        made = Contrastive(state["sentences"], of, 1.0, None, state.get("tokens"))
+        made = Contrastive(state["sentences"], of, 1.0)
     else:
         kind = CrossEntropy if job.settings.objective == "cross-entropy" else Ordinal
         made = kind(job.spec.dim, len(posed.classes))

@@ -162,7 +162,7 @@ def _matcher(body: nn.Module, coarse: bool) -> Any:
     if not hasattr(body, "transformer"):
         return None
     # open_clip's own vision transformer
-    stem = r"^(conv1|class_embedding|positional_embedding|ln_pre)"
+    stem = r"^(?:conv1|class_embedding|positional_embedding|ln_pre)"
     blocks = [(r"^transformer\.resblocks\.(\d+)", None), (r"^ln_post", (99999,))]
     return {"stem": stem, "blocks": blocks}
 

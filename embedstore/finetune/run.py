@@ -110,7 +110,6 @@ def _fold(
     items = np.searchsorted(films.ids[order := np.argsort(films.ids)], posed.images.ids)
     at = order[items]
     backbone = job.load()
-    job.spec.require(backbone.spec)
     learner = learner_of(job, posed, learn, backbone)
     source = Films(films, at[learn], posed.truth[learn])
     checked = Films(films, at[check], posed.truth[check]) if len(check) else None

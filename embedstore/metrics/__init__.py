@@ -3,7 +3,14 @@
 from embedstore.metrics.draws import RESAMPLES, Draws, jackknife, patient_draws
 from embedstore.metrics.floors import floors, highest
 from embedstore.metrics.intervals import bca, percentile
-from embedstore.metrics.measure import TITLES, grouped, low_is_good, measured, refuse_unknown
+from embedstore.metrics.measure import (
+    TITLES,
+    grouped,
+    low_is_good,
+    measured,
+    metric_title,
+    refuse_unknown,
+)
 
 __all__ = [
     "RESAMPLES",
@@ -16,6 +23,7 @@ __all__ = [
     "jackknife",
     "low_is_good",
     "measured",
+    "metric_title",
     "patient_draws",
     "percentile",
     "refuse_unknown",

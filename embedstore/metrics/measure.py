@@ -129,3 +129,12 @@ def grouped(
     joined = np.isin(list(classes), list(positive))
     dense = probabilities[:, joined].sum(axis=1)
     return joined[truth].astype(np.intp), np.stack([1 - dense, dense], axis=1)
+
+
+def metric_title(metric: str) -> str:
+    """Name a metric as a column: ``C+D: auroc`` and ``f1:B`` keep what they are of."""
+    question, colon, name = metric.rpartition(": ")
+    stem, of, which = name.partition(":")
+    stem, at, point = stem.partition("@")
+    known = TITLES.get(stem, {"f1": "F1"}.get(stem, stem))
+    return f"{question}{colon}{known}{at}{point}{' of ' + which if of else ''}"

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
-from functools import cache
-from importlib.resources import files
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, Template
 from PIL import Image
 
 from embedstore.report.answers import Page
+from embedstore.report.pages import page_file, template
 from embedstore.types import Pixels
 
 MARK = "<!-- embedstore search -->"
@@ -21,10 +18,8 @@ MARK = "<!-- embedstore search -->"
 
 def html(page: Page) -> str:
     """Render the page; everything from the store is escaped."""
-    style = _file("cases.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return _template().render(
-        mark=MARK, page=page, style=style, style_digest=digest, data_uri=data_uri
+    return template("cases.html").render(
+        mark=MARK, page=page, style=page_file("cases.css"), data_uri=data_uri
     )
 
 
@@ -33,15 +28,3 @@ def data_uri(picture: Pixels) -> str:
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture)).save(out, "PNG")
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_file("cases.html"))
-
-
-def _file(name: str) -> str:
-    return files("embedstore.report").joinpath(name).read_text(encoding="utf-8")

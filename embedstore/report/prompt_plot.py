@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.errors import UsageError
 from embedstore.metrics import TITLES
-from embedstore.output import put, refuse
+from embedstore.output import put
 from embedstore.prompt_bench import Bench
-from embedstore.report.reliability import FORMATS
 from embedstore.tournament import Effect
 
 if TYPE_CHECKING:
@@ -21,13 +19,6 @@ if TYPE_CHECKING:
 
 _MOST = 40
 _LETTERS = (28, 44)  # of a part, of a choice
-
-
-def refuse_plot(file: Path, force: bool) -> None:
-    """Raise `UsageError` where `draw_wording` would not write, before the work."""
-    if file.suffix not in FORMATS:
-        raise UsageError(f"{file}: give a name that ends in {', '.join(FORMATS)}")
-    refuse(file, force, ())
 
 
 def draw_wording(found: Bench, file: Path, force: bool = False) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedstore.metrics import TITLES
+from embedstore.metrics import metric_title
 from embedstore.output import put
 from embedstore.types import Report
 
@@ -51,7 +51,7 @@ def _intervals(panel: Axes, reports: Sequence[Report], metric: str) -> None:
     panel.axvline(reports[0].metrics[metric].floor, color="grey", linestyle="--", linewidth=1)
     panel.set_yticks(range(len(reports)), [_name(r) for r in reports])
     panel.tick_params(axis="y", labelsize=8)
-    panel.set(xlabel=_title(metric), ylim=(len(reports) - 0.5, -0.5))
+    panel.set(xlabel=_plain(metric_title(metric)), ylim=(len(reports) - 0.5, -0.5))
 
 
 def _curves(panel: Axes, reports: Sequence[Report], metric: str) -> None:
@@ -74,7 +74,7 @@ def _curves(panel: Axes, reports: Sequence[Report], metric: str) -> None:
             capsize=2,
         )
     panel.axhline(reports[0].metrics[metric].floor, color="grey", linestyle="--", linewidth=1)
-    panel.set(xscale="log", xlabel="images learnt from", ylabel=_title(metric))
+    panel.set(xscale="log", xlabel="images learnt from", ylabel=_plain(metric_title(metric)))
     learnt = sorted({r.n_train for r in reports})
     panel.set_xticks(learnt, list(map(str, learnt)))
     panel.minorticks_off()
@@ -82,11 +82,6 @@ def _curves(panel: Axes, reports: Sequence[Report], metric: str) -> None:
 
 def _name(report: Report) -> str:
     return _plain(f"{report.spec.backbone}, {report.probe}")
-
-
-def _title(metric: str) -> str:
-    question, colon, name = metric.rpartition(": ")
-    return _plain(f"{question}{colon}{TITLES.get(name, name)}")
 
 
 def _plain(text: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from embedstore.metrics import grouped
+from embedstore.metrics import grouped, metric_title
 from embedstore.report import study_words as words
 from embedstore.report.charts import Line, learning_chart, reliability_chart, roc_chart
 from embedstore.report.roc import roc
@@ -146,7 +146,7 @@ def learning(findings: Findings) -> Learning | None:
     target = tuned[0].report.metrics[metric] if tuned else None
     if target is not None and isnan(target.value):
         target = None
-    title = words.title(metric)
+    title = metric_title(metric)
     drawn = [(c.name, Style(n), c.reports, c.parity) for n, c in enumerate(curves)]
     name = f"{title} over the number of labels of {len(curves)} learning curves; as a table below"
     chart = learning_chart(drawn, metric, title, target, name)

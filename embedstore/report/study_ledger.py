@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from embedstore.metrics import metric_title
 from embedstore.report import study_words as words
 from embedstore.report.charts import interval, interval_scale, ruler
 from embedstore.report.svg import Scale, Style
@@ -74,9 +75,9 @@ def ledger(findings: Findings) -> Ledger:
     rows = tuple(_row(c, findings, metrics, reference, scale=scale) for c in order)
     leaks = dict.fromkeys(c.report.leak for c in order if c.report.leak)
     kinds = dict.fromkeys(c.kind for c in order)
-    title = words.title(main)
+    title = metric_title(main)
     return Ledger(
-        tuple(words.title(m) for m in metrics),
+        tuple(metric_title(m) for m in metrics),
         ruler(scale, f"{title}, {scale.low:.2f} to {scale.high:.2f}"),
         rows,
         tuple(words.value(reference.report.metrics[m].floor) for m in metrics),
@@ -102,7 +103,7 @@ def _row(
         interval(
             score,
             scale,
-            f"{words.title(metrics[0])} {words.score_words(score)}",
+            f"{metric_title(metrics[0])} {words.score_words(score)}",
             KIND_STYLES[one.kind],
             level,
         ),
@@ -171,7 +172,7 @@ def differences(findings: Findings) -> Differences:
         if found.areas:
             tests += f"; DeLong {words.p_value(found.areas.p)}"
         rows.append(DifferenceRow(one.name, cells, tests))
-    return Differences(tuple(words.title(m) for m in metrics), tuple(rows))
+    return Differences(tuple(metric_title(m) for m in metrics), tuple(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,7 @@ def choices(findings: Findings) -> Choices | None:
     if not findings.choices:
         return None
     scale = interval_scale([c.score for c in findings.choices])
-    title, level = words.title(findings.metric), findings.choices[0].score.value
+    title, level = metric_title(findings.metric), findings.choices[0].score.value
     rows = tuple(_choice(c, scale, title, level) for c in findings.choices)
     return Choices(title, ruler(scale, f"{title}, {scale.low:.2f} to {scale.high:.2f}"), rows)
 
@@ -278,7 +279,7 @@ def forests(findings: Findings) -> list[Forest]:
     if not scores:
         return []
     scale = interval_scale(scores)
-    axis = ruler(scale, f"{words.title(metric)}, {scale.low:.2f} to {scale.high:.2f}")
+    axis = ruler(scale, f"{metric_title(metric)}, {scale.low:.2f} to {scale.high:.2f}")
     return [
         Forest(c.name, n < OPEN, axis, tuple(_forest_rows(c, metric, scale)))
         for n, c in enumerate(with_some)
@@ -294,7 +295,7 @@ def _forest_rows(one: Contender, metric: str, scale: Scale) -> Iterator[ForestRo
     lines += [(g.column, g.value, g.n_images, g.n_patients, g.metrics) for g in report.subgroups]
     for column, value, images, patients, metrics in lines:
         score, few = metrics[metric], patients < FEW_PATIENTS
-        said = f"{column} {value}, {words.title(metric)} {words.score_words(score)}"
+        said = f"{column} {value}, {metric_title(metric)} {words.score_words(score)}"
         style = Style(3, plain=True) if column == "all" and not value else KIND_STYLES[one.kind]
         plot = interval(score, scale, said, style, whole.value, few)
         shown = column if column != above else ""

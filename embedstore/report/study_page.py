@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from embedstore.audit.findings import Audit, Finding, Level
+from embedstore.metrics import metric_title
 from embedstore.report import study_figures as figures
 from embedstore.report import study_ledger as tables
 from embedstore.report import study_words as words
+from embedstore.report.pages import page_file, template
 from embedstore.report.study_map import shown_maps
 from embedstore.study.findings import Findings, Tournament, Wording
 from embedstore.subgroups import FEW_PATIENTS
@@ -34,17 +31,15 @@ def html(findings: Findings) -> str:
     The page holds one small script, allowed by its hash, which shows the thumbnail of a point of
     the map; without it all else is there.
     """
-    style, script = _file("study.css"), _file("study.js")
     maps, sheet = shown_maps(findings.maps, findings.classes)
-    text = _template().render(
+    text = template("study.html").render(
         mark=MARK,
         findings=findings,
-        style=style,
-        style_digest=_digest(style),
-        script=script,
-        script_digest=_digest(script),
+        style=page_file("study.css"),
+        script=page_file("study.js"),
+        breakable=_breakable,
         summary=words.summary(findings),
-        title=words.title,
+        title=metric_title,
         ledger=tables.ledger(findings) if findings.contenders else None,
         differences=tables.differences(findings),
         choices=tables.choices(findings),
@@ -54,7 +49,7 @@ def html(findings: Findings) -> str:
         learning=figures.learning(findings),
         tournaments=[_Tournament.of(t, tables.metrics_of(findings)) for t in findings.tournaments],
         forests=tables.forests(findings),
-        forest_metric=words.title(findings.metric),
+        forest_metric=metric_title(findings.metric),
         few=FEW_PATIENTS,
         audits=[_Audited.of(a) for a in findings.audits],
         maps=maps,
@@ -102,7 +97,7 @@ class _Tournament:
             f"{found.backbone}, {found.set}",
             found.variants,
             "" if found.optimism is None else words.value(found.optimism, sign=True),
-            tuple(words.title(m) for m in names),
+            tuple(metric_title(m) for m in names),
             lines(found.best),
             lines(found.collapsed),
             max(found.n_collapsed, len(found.collapsed)),
@@ -163,24 +158,7 @@ class _Audited:
         )
 
 
-@cache
-def _template() -> Template:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["name"] = _breakable
-    return environment.from_string(_file("study.html"))
-
-
 def _breakable(name: str) -> Markup:
     """Let a name break where it is joined, and keep its direction from what is around it."""
     parts = re.split(r"(?<=[/_])", name)
     return Markup("<bdi>{}</bdi>").format(Markup("<wbr>").join(parts))
-
-
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _file(name: str) -> str:
-    return files("embedstore.report").joinpath(name).read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from math import isnan
 
 from markupsafe import Markup
 
-from embedstore.metrics import TITLES, low_is_good
+from embedstore.metrics import low_is_good, metric_title
 from embedstore.metrics.compare import Difference
 from embedstore.scoring import Compared
 from embedstore.study.findings import Contender, Findings
@@ -26,12 +26,6 @@ def ranked(findings: Findings) -> list[Contender]:
         return float("inf") if isnan(value) else sign * value
 
     return sorted(findings.contenders, key=place)
-
-
-def title(metric: str) -> str:
-    """Name a metric as a column: ``C+D: auroc`` is of the question C+D."""
-    question, colon, name = metric.rpartition(": ")
-    return f"{question}{colon}{TITLES.get(name, name)}"
 
 
 def value(number: float, sign: bool = False) -> str:
@@ -91,7 +85,7 @@ def summary(findings: Findings) -> list[Markup]:
         _name(findings.label),
         _name(best.name),
         "lowest" if low_is_good(metric) else "highest",
-        title(metric),
+        metric_title(metric),
         value(score.value),
         span(score.low, score.high) or "unknown",
         report.n_test,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
-from embedstore.metrics import TITLES
+from embedstore.metrics import metric_title
 from embedstore.predict import Prediction
 from embedstore.scoring import Compared
 from embedstore.store import Store
@@ -20,15 +20,6 @@ from embedstore.types import OUTSIDE, TRAIN, VALIDATION, Report, Score, Split
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa")
 """The metrics of a table unless others are asked for."""
-
-
-def _title(metric: str) -> str:
-    """Name a metric as a column: ``C+D: auroc`` and ``f1:B`` keep what they are of."""
-    question, colon, name = metric.rpartition(": ")
-    stem, of, which = name.partition(":")
-    stem, at, point = stem.partition("@")
-    known = TITLES.get(stem, {"f1": "F1"}.get(stem, stem))
-    return f"{question}{colon}{known}{at}{point}{' of ' + which if of else ''}"
 
 
 def probe_table(reports: Sequence[Report], metrics: Sequence[str] = SHOWN) -> Table:
@@ -43,7 +34,7 @@ def probe_table(reports: Sequence[Report], metrics: Sequence[str] = SHOWN) -> Ta
     table.add_column("backbone", overflow="fold")
     table.add_column("head")
     for metric in metrics:
-        table.add_column(escape(_title(metric)), justify="right")
+        table.add_column(escape(metric_title(metric)), justify="right")
     keys = {(r.spec.backbone, r.spec.key) for r in reports}
     repeated = Counter(name for name, _ in keys)
     for report in reports:
@@ -82,7 +73,7 @@ def subgroup_table(reports: Sequence[Report], metrics: Sequence[str] = SHOWN) ->
     for title in ("backbone", "head", "", "of", "patients"):
         table.add_column(title)
     for metric in metrics:
-        table.add_column(escape(_title(metric)), justify="right")
+        table.add_column(escape(metric_title(metric)), justify="right")
     for report in reports:
         for group in report.subgroups:
             few = "*" if group.n_patients < FEW_PATIENTS else ""
@@ -104,7 +95,7 @@ def difference_table(
     )
     table.add_column("contender", overflow="fold")
     for metric in metrics:
-        table.add_column(escape(_title(metric)), justify="right")
+        table.add_column(escape(metric_title(metric)), justify="right")
     table.add_column("right where the other is wrong")
     for one in found:
         cells = []

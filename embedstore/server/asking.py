@@ -10,16 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import UsageError
-from embedstore.links import joined
-from embedstore.privacy import alias_of
-from embedstore.queries import asked
+from embedstore.queries import asked, places_of_files, places_of_patients
 from embedstore.search import Asked, Hits, Per, Searcher
 from embedstore.server import schemas
 from embedstore.server.cases import cases
 from embedstore.server.labels import agreement, mates
 from embedstore.server.pictures import Pictures
 from embedstore.server.reading import Read
-from embedstore.server.snapshot import Snapshot, key_of
+from embedstore.server.snapshot import Snapshot
 from embedstore.server.together import Together
 from embedstore.types import Floats, Spec
 
@@ -57,7 +55,7 @@ def searches() -> Searches:
 
 
 def _search(kind: Kind, questions: Sequence[Question]) -> list[Hits]:
-    searcher = kind.snapshot.searcher(kind.spec, kind.where)
+    searcher = kind.snapshot.searcher(kind.spec)
     several = Asked(np.stack([q.vector for q in questions]), [q.own for q in questions])
     found = searcher.search(several, kind.k, kind.where, kind.per, kind.same_patient)
     return [
@@ -78,26 +76,27 @@ def of_samples(searcher: Searcher, ids: Sequence[str], unlike: Sequence[str]) ->
     return Question(made.vectors[0], made.own[0], searcher.rows[searcher.places_of(ids)].tolist())
 
 
-def of_upload(snapshot: Snapshot, spec: Spec, read: Read, vector: Floats, patient: str) -> Question:
-    """Ask for what is like a new image; copies of its file, and its patient, are left out.
+def of_upload(
+    snapshot: Snapshot,
+    spec: Spec,
+    read: Read,
+    vector: Floats,
+    patient: str,
+    same_patient: bool = False,
+) -> Question:
+    """Ask for what is like a new image; copies of its file are left out, and its patient.
 
     Raises
     ------
     UsageError
         `patient` is named and not in the store.
     """
-    store, searcher = snapshot.store, snapshot.searcher(spec)
-    kept = joined(store.array(f"embeddings/{key_of(spec)}/digests"))
-    mine = joined(np.frombuffer(read.digest, dtype=np.uint8)[None])
-    own = np.flatnonzero((kept == mine[0]) & searcher.there)
-    if name := patient or read.patient:
-        codes = snapshot.codes(spec, "group")
-        theirs = alias_of(store.path, codes.values)(name)
-        if theirs in codes.values:
-            own = np.union1d(own, np.flatnonzero(codes.code == codes.values.index(theirs)))
-        elif patient:
-            raise UsageError(f"no patient {patient!r} in the store; leave it out")
-    return Question(vector, own)
+    searcher = snapshot.searcher(spec)
+    own = places_of_files(searcher, np.frombuffer(read.digest, dtype=np.uint8)[None])
+    theirs = places_of_patients(searcher, [patient or read.patient])
+    if patient and not len(theirs):
+        raise UsageError(f"no patient {patient!r} in the store; leave it out")
+    return Question(vector, own if same_patient else np.union1d(own, theirs))
 
 
 def answer(
@@ -122,7 +121,7 @@ def answer(
         snapshot.store.column_array(how.label)
     kind = Kind(snapshot, spec, how.k, how.where.strip(), how.per, how.same_patient)
     hits = together.ask(kind, question)
-    searcher = snapshot.searcher(spec, kind.where)
+    searcher = snapshot.searcher(spec)
     rows = hits.rows[0]
     own = searcher.place_of[list(question.rows)]
     wanted = _agreed(snapshot, spec, how.label, own)
@@ -132,7 +131,7 @@ def answer(
     )
     return schemas.Answer(
         commit=snapshot.store.commit,
-        backbone=key_of(spec),
+        backbone=spec.key,
         asked=made[0],
         cases=made[1],
         summary=_summary(snapshot, spec, searcher, question, rows, how.label),

@@ -9,7 +9,7 @@ from embedstore.search import Searcher
 from embedstore.server import schemas
 from embedstore.server.cases import cases
 from embedstore.server.pictures import Pictures
-from embedstore.server.snapshot import Snapshot, key_of
+from embedstore.server.snapshot import Snapshot
 from embedstore.types import Floats, Spec
 
 BARS, EXTREMES, VALUES = 40, 6, 12
@@ -47,7 +47,7 @@ def divide(
         No image passes.
     """
     searcher = snapshot.searcher(spec)
-    places = snapshot.passing(spec, asked.where.strip())
+    places = searcher.passing(asked.where.strip())
     margin = margins(searcher, places, pair)
     most = float(np.abs(margin).max()) or 1.0
     edges = np.linspace(-most, most, BARS + 1)
@@ -59,7 +59,7 @@ def divide(
     ]
     return schemas.Division(
         commit=snapshot.store.commit,
-        backbone=key_of(spec),
+        backbone=spec.key,
         a=int((margin > 0).sum()),
         b=int((margin <= 0).sum()),
         edges=edges.round(6).tolist(),

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from embedstore.backbones import load_backbone
+from embedstore.backbones import load_of
 from embedstore.encode import autocast, normalised
 from embedstore.errors import BackboneError, EmbedstoreError, ImageError
 from embedstore.feed import stacked
@@ -91,18 +91,12 @@ class Models:
             raise error
         if spec.key not in self._loaded:
             try:
-                self._loaded[spec.key] = self._load(spec)
+                name = self._names.get(spec.backbone, "")
+                self._loaded[spec.key] = load_of(spec, name, self._device)
             except EmbedstoreError as failed:
                 self._failed[spec.key] = time.monotonic(), failed
                 raise
         return self._loaded[spec.key]
-
-    def _load(self, spec: Spec) -> Backbone:
-        pooling = spec.pooling if spec.pooling == "pre-projection" else ""
-        name = self._names.get(spec.backbone, spec.backbone)
-        backbone = load_backbone(name, spec.recipe, pooling, self._device)
-        spec.require(backbone.spec)
-        return backbone
 
     def _text(self, spec: Spec, sentences: Sequence[str]) -> Floats:
         fresh = [s for s in dict.fromkeys(sentences) if (spec.key, s) not in self._sentences]

@@ -13,7 +13,7 @@ from PIL import Image
 from embedstore.report.sheet import shown
 from embedstore.seen import seen
 from embedstore.server.problems import Missing
-from embedstore.server.snapshot import Snapshot, key_of, pixel_key_of
+from embedstore.server.snapshot import Snapshot
 from embedstore.server.together import Together
 from embedstore.types import Pixels, Spec
 
@@ -50,7 +50,7 @@ class Pictures:
         Missing
             There is none, saying why.
         """
-        key = snapshot.store.commit, key_of(spec), row
+        key = snapshot.store.commit, spec.key, row
         with self._lock:
             if key in self._made:
                 self._made.move_to_end(key)
@@ -72,7 +72,7 @@ class Pictures:
             return ["" if d else NO_VECTOR for d in digests]
         there = snapshot.kept(spec.recipe)
         known = snapshot.remembered(
-            f"kept {pixel_key_of(spec.recipe)}", lambda: set(there.rows.tolist())
+            f"kept {spec.recipe.pixel_key}", lambda: set(there.rows.tolist())
         )
         return [
             NO_VECTOR if not d else "" if row in known else NONE_KEPT
@@ -109,7 +109,7 @@ def _digests(snapshot: Snapshot, spec: Spec, rows: Sequence[int]) -> list[bytes]
     """Return the digest of the file each sample's vector was made of, b"" where there is none."""
     places = snapshot.searcher(spec).place_of[list(rows)]
     there = places >= 0
-    found = snapshot.store.array(f"embeddings/{key_of(spec)}/digests", places[there])
+    found = snapshot.store.array(f"embeddings/{spec.key}/digests", places[there])
     digests = iter(map(bytes, found))
     return [next(digests) if is_there else b"" for is_there in there]
 

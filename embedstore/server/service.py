@@ -22,7 +22,7 @@ from embedstore.server.predicting import Desk, described, load_probes
 from embedstore.server.problems import Missing
 from embedstore.server.reading import Read
 from embedstore.server.settings import Settings
-from embedstore.server.snapshot import Latest, Snapshot, key_of
+from embedstore.server.snapshot import Latest, Snapshot
 from embedstore.server.uploads import Uploads
 from embedstore.types import Floats, Pixels, Spec, unit_rows
 
@@ -106,7 +106,7 @@ class Service:
         read, vector = await self._uploaded(request, snapshot, spec)
 
         def work() -> schemas.Answer:
-            question = of_upload(snapshot, spec, read, vector, asked.patient)
+            question = of_upload(snapshot, spec, read, vector, asked.patient, asked.same_patient)
             return self._answer(snapshot, spec, question, asked)
 
         found = await asyncio.to_thread(work)
@@ -116,7 +116,7 @@ class Service:
         self, request: Request, snapshot: Snapshot, spec: Spec
     ) -> tuple[Read, Floats]:
         read = await self.uploads.read(request, spec.recipe)
-        precision = str(snapshot.store.provenance[key_of(spec)]["precision"])
+        precision = str(snapshot.store.provenance[spec.key]["precision"])
         future = self.models.image(spec, precision, read.picture)
         return read, await asyncio.wrap_future(future)
 
@@ -205,7 +205,7 @@ def _data(picture: Pixels) -> str:
 
 def _backbone(snapshot: Snapshot, spec: Spec) -> schemas.Backbone:
     return schemas.Backbone(
-        key=key_of(spec),
+        key=spec.key,
         name=spec.backbone,
         recipe=str(spec.recipe),
         dim=spec.dim,

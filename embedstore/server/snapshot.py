@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,38 +13,18 @@ from numpy.typing import NDArray
 
 from embedstore.commit import stamp_of
 from embedstore.errors import DataError, StoreError, UsageError
-from embedstore.privacy import alias_of
 from embedstore.saved_index import load
 from embedstore.search import Searcher
 from embedstore.server.labels import Codes
 from embedstore.store import KeptPixels, Store
-from embedstore.table import frame
 from embedstore.types import Recipe, Spec
-from embedstore.where import parse
-
-FILTERS = 256 << 20
-"""Bytes that what a searcher remembers of filters may take."""
-
-_A_ROW = 17  # bytes of a vector in what is remembered of one filter
 
 T = TypeVar("T")
 
 
-@lru_cache(maxsize=256)
-def key_of(spec: Spec) -> str:
-    """Return a Spec's key, which takes a hash of all its fields to work out."""
-    return spec.key
-
-
-@lru_cache(maxsize=256)
-def pixel_key_of(recipe: Recipe) -> str:
-    """Return the key of the pictures of a recipe."""
-    return recipe.pixel_key
-
-
 @dataclass(frozen=True, slots=True)
 class InMemory(Store):
-    """A store whose text stays in memory once it was read: the disk is read whole for one row."""
+    """A store whose text stays in memory once it was read: every answer shows some of it."""
 
     _text: dict[str, NDArray[Any]] = field(
         default_factory=dict, kw_only=True, repr=False, compare=False
@@ -65,12 +44,10 @@ class InMemory(Store):
 class Snapshot:
     """One commit; what is made of it is made once, whichever thread asks first."""
 
-    def __init__(self, store: Store, filters: int = FILTERS) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self._most = filters
         self._lock = threading.RLock()
         self._made: dict[tuple[object, ...], Any] = {}
-        self._filters: dict[str, set[str]] = {}
 
     def spec(self, backbone: str = "", with_text: bool = False) -> Spec:
         """Return the Spec of a name or key; without one the first, or the first that reads text."""
@@ -81,25 +58,10 @@ class Snapshot:
             raise DataError(f"{self.store.path.name}: holds no vectors yet")
         return next((s for s in there if s.text), there[0]) if with_text else there[0]
 
-    def searcher(self, spec: Spec, where: str = "") -> Searcher:
-        """Return what searches these vectors; a new one where filters have taken their share.
-
-        Raises
-        ------
-        UsageError
-            The filter is none.
-        """
-        if where:
-            parse(where)
-        with self._lock:
-            seen = self._filters.setdefault(key_of(spec), set())
-            most = max(4, self._most // (_A_ROW * max(1, self.store.count(spec))))
-            if where not in seen and len(seen) >= most:
-                self._made.pop(("searcher", key_of(spec)), None)
-                seen.clear()
-            seen.add(where)
+    def searcher(self, spec: Spec) -> Searcher:
+        """Return what searches these vectors."""
         return self._once(
-            ("searcher", key_of(spec)), lambda: Searcher(self.store, spec, load(self.store, spec))
+            ("searcher", spec.key), lambda: Searcher(self.store, spec, load(self.store, spec))
         )
 
     def codes(self, spec: Spec, label: str) -> Codes:
@@ -112,35 +74,20 @@ class Snapshot:
         """
         self.store.column_array(label)
         return self._once(
-            ("codes", key_of(spec), label), lambda: Codes.of(self.store, self.searcher(spec), label)
+            ("codes", spec.key, label), lambda: Codes.of(self.store, self.searcher(spec), label)
         )
 
     def kept(self, recipe: Recipe) -> KeptPixels:
         """Return the pictures that the store keeps of a recipe."""
-        return self._once(("kept", pixel_key_of(recipe)), lambda: self.store.kept(recipe))
+        return self._once(("kept", recipe.pixel_key), lambda: self.store.kept(recipe))
 
     def notes(self, spec: Spec) -> tuple[str, ...]:
         """Return what must be said beside every answer."""
-        return self._once(("notes", key_of(spec)), lambda: self.store.notes(spec))
+        return self._once(("notes", spec.key), lambda: self.store.notes(spec))
 
     def remembered(self, what: str, make: Callable[[], T]) -> T:
         """Return what was made under that name, made now if it is the first time."""
         return self._once((what,), make)
-
-    def passing(self, spec: Spec, where: str) -> NDArray[np.intp]:
-        """(m,) places in the vectors of the samples that pass a filter, of all without one."""
-        searcher = self.searcher(spec)
-        places = np.flatnonzero(searcher.there)
-        if not where:
-            return places
-        test, store, rows = parse(where), self.store, searcher.rows[places]
-        known = set(test.columns) & set(store.column_names)
-        columns = {n: store.array(store.column_array(n), rows).tolist() for n in known}
-        people = [v for n in ("group", "exam") if n in columns for v in columns[n]]
-        found = places[test.keep(frame(columns, store.labels), alias_of(store.path, people))]
-        if not len(found):
-            raise DataError(f"no image passes the filter {where!r}")
-        return found
 
     def row(self, sample: str) -> int | None:
         """Return the raw row of a sample that is not deleted; None where there is none."""

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.backbones import load_backbone
-from embedstore.choose import Chosen, answers, chosen
+from embedstore.backbones import load_of
+from embedstore.choose import Chosen
 from embedstore.errors import UsageError
-from embedstore.evaluate import Posed, Protocol, judged, pose
+from embedstore.evaluate import Posed, Protocol, judged, learnt, parameters_of, pose
 from embedstore.few import Few
 from embedstore.finetune import Hardware, Job, Settings, finetune
 from embedstore.heads import Head, grids, load_heads
@@ -65,17 +65,10 @@ def _probed(bench: Bench, spec: Spec, head: Head, how: Protocol) -> Result:
     """Judge a head as `evaluate.judge` does, with the time it took alone."""
     began = time.monotonic()
     posed = pose(bench.read(spec), bench.label, how)
-    vectors = np.asarray(posed.images.vectors, dtype=np.float32)
-    told = vectors, posed.truth, posed.groups, posed.sides
     started = time.monotonic()
-    if how.grid:
-        found = chosen(head, how.grid, *told, how.seed)
-    else:
-        found = [Chosen({}, one) for one in answers(head, {}, *told)[0]]
+    found = learnt(head, how.grid, posed, how.seed)
     seconds = time.monotonic() - started
-    made = head()
-    parameters = made.get_params() if hasattr(made, "get_params") else {}
-    trial = judged(posed, found, head.name, parameters, how, began)
+    trial = judged(posed, found, head.name, parameters_of(head()), how, began)
     noted = grid_notes(f"{spec.backbone}, {head.name}", how.grid, found)
     report = _noted(bench, spec, trial.report, noted)
     point = found[0].parameters
@@ -116,11 +109,7 @@ def tune(bench: Bench, spec: Spec, choice: FinetuneChoice, settings: Settings, n
     """Make a piece of a fine-tune; it goes on where it was broken off."""
     sentences = {c: list(own) for c, own in choice.sentences.items()}
     key = bench.key("finetune", spec, settings=settings.to_dict(), sentences=sentences)
-    pooling = spec.pooling if spec.pooling == "pre-projection" else ""
-    known = choice.weights or choice.backbone
-    # a key of the store's says nothing to a loader
-    known = spec.backbone if spec.key.startswith(known) else known
-    load = partial(load_backbone, known, spec.recipe, pooling)
+    load = partial(load_of, spec, choice.weights or choice.backbone)
     job = Job(
         bench.store,
         load,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embedstore.evaluate import labelled
+from embedstore.plane import laid_out
 from embedstore.store import Store
 from embedstore.study.results import Result, texts_to
 from embedstore.study.work import Bench, Piece, Show
@@ -19,9 +20,6 @@ MOST = 2000
 
 SIDE = 48
 """Height and width of a small picture, pixels."""
-
-_FIRST = 50  # principal components that neighbours are told by
-_PERPLEXITY = 30.0
 
 
 def embedding_map(bench: Bench, spec: Spec) -> Piece:
@@ -53,30 +51,12 @@ def drawn(n: int, seed: int) -> NDArray[np.intp]:
 
 
 def flat(unit: Floats, rows: NDArray[np.intp], seed: int) -> tuple[Floats, str]:
-    """Lay rows of (n, d) unit vectors out in two dimensions, (m, 2) in 0..1; also say how.
-
-    t-SNE (van der Maaten and Hinton 2008) of the principal components, which are of all rows.
-    """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
-    few = min(_FIRST, *unit.shape)
-    first = PCA(few, random_state=seed).fit(unit).transform(unit[rows])
-    said = f"of {len(rows)} of {len(unit)} images, drawn by seed {seed}"
-    perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)
-    if perplexity < 2 or few < 2:
-        places, said = first[:, :2], f"the first principal components of unit vectors, {said}"
-        places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
-    else:
-        tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
-        places = tsne.fit_transform(first.astype(np.float32))
-        said = (
-            f"t-SNE (perplexity {perplexity:.3g}) of the first {few} principal components of unit "
-            f"vectors, {said}; distances between groups mean little"
-        )
+    """Lay rows of (n, d) unit vectors out in two dimensions, (m, 2) in 0..1; also say how."""
+    places, how = laid_out(unit[rows], seed)
     low, high = places.min(axis=0), places.max(axis=0)
     scaled: Floats = ((places - low) / np.where(high > low, high - low, 1)).astype(np.float32)
-    return scaled, said
+    drawn_by = f"of unit vectors of {len(rows)} of {len(unit)} images, drawn by seed {seed}"
+    return scaled, f"{how} {drawn_by}; distances between groups mean little"
 
 
 def _pictures(store: Store, spec: Spec, images: Embeddings) -> NDArray[np.uint8] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.backbones import RANDOM, parse
+from embedstore.backbones import specs_named
 from embedstore.errors import DataError, UsageError
 from embedstore.evaluate import Protocol, labelled
 from embedstore.few import Few
@@ -84,9 +84,7 @@ def cast_of(study: Study, store: Store) -> Cast:
 
 
 def _named(store: Store, specs: Sequence[Spec], name: str) -> tuple[Spec, ...]:
-    _, shown, weights = parse(name)
-    known = {name, f"{shown}@{RANDOM}" if weights == RANDOM else shown}
-    found = tuple(s for s in specs if s.backbone in known or s.key.startswith(name))
+    found = specs_named(specs, name)
     if not found:
         there = ", ".join(f"{s.backbone} ({s.key})" for s in specs)
         raise UsageError(f"{store.path}: no vectors of {name}; there are {there}")

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from embedstore.answered import Answered
-from embedstore.backbones import load_backbone
+from embedstore.backbones import load_of
 from embedstore.errors import UsageError
 from embedstore.extract import extract
 from embedstore.finetune import settings_of
 from embedstore.heads import Head
-from embedstore.metrics import TITLES
+from embedstore.metrics import metric_title
 from embedstore.plan import choose, choose_device
 from embedstore.prompts.expand import expand
 from embedstore.prompts.sets import PromptSet, load
@@ -238,7 +238,7 @@ def _said(choice: Choice, metric: str) -> str:
     value, low, high = choice.difference
     how = "paired" if choice.paired else "other images tested, so unpaired"
     return (
-        f"{choice.name}: {TITLES.get(metric, metric)} of the probe {value:+.3f} "
+        f"{choice.name}: {metric_title(metric)} of the probe {value:+.3f} "
         f"({low:+.3f} to {high:+.3f}, {how}) against the corrected protocol"
     )
 
@@ -247,9 +247,7 @@ def unnormalised(path: Path, name: str, device: str = "auto") -> None:
     """Embed the pictures that a store keeps by `CORRECTED` once more, without mean and std."""
     store = Store.open(path)
     (spec,) = (s for s in cast_of(Study("", backbones=(name,), recipes=(CORRECTED,)), store).probed)
-    pooling = spec.pooling if spec.pooling == "pre-projection" else ""
-    backbone = load_backbone(name, spec.recipe, pooling, choose_device(device))
-    spec.require(backbone.spec)
+    backbone = load_of(spec, name, choose_device(device))
     channels = len(spec.recipe.mean)
     raw = replace(spec.recipe, name=RAW, mean=(0.0,) * channels, std=(1.0,) * channels)
     backbone.spec = replace(backbone.spec, recipe=raw)
