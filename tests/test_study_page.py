@@ -695,12 +695,13 @@ def test_it_prints_with_what_is_folded_away(browser: Any, files: dict[str, Path]
     pdf = opened.page.pdf(prefer_css_page_size=True)
     assert pdf.startswith(b"%PDF-")
     assert 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 20
-    opened.page.emulate_media(media="print", color_scheme="dark")
     last = "document.querySelector('#ledger ~ details')"
+    shown = f"{last}.querySelector('tbody').checkVisibility({{contentVisibilityAuto: true}})"
+    assert opened.ask(f"[{last}.open, {shown}]") == [False, False]
+    opened.page.emulate_media(media="print", color_scheme="dark")
+    # What is folded away is shown with the next frame drawn, not with the medium's change.
+    opened.page.wait_for_function(shown)
     assert opened.ask(f"{last}.open") is False
-    assert opened.ask(
-        f"{last}.querySelector('tbody').checkVisibility({{contentVisibilityAuto: true}})"
-    )
     ground = opened.ask("getComputedStyle(document.body).backgroundColor")
     assert ground == "rgb(255, 255, 255)"
     paper = round((297 - 2 * 14) / 25.4 * 96)
