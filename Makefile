@@ -1,11 +1,12 @@
 # make demo: the main job on synthetic mammograms, nothing downloaded but packages
 # make test: the suite        make check: what .ci/run runs: lint, types, suite
+# make docs: the documents as pages in build/docs, which open without a server or a network
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test check lint clean
+.PHONY: demo test check lint docs clean
 
 demo: .venv/installed
 	$(BIN)/embedstore phantoms $(DEMO)/films --patients 60 --size 384
@@ -25,6 +26,9 @@ lint: .venv/installed-test
 	$(BIN)/mypy
 
 check: lint test
+
+docs: .venv/installed-test
+	$(BIN)/mkdocs build --site-dir build/docs
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

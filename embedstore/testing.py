@@ -1,11 +1,14 @@
-"""The contract of a head, as a test for those who write one.
+"""The contracts of heads and backbones, as tests for those who write one.
 
 In a test of your own::
 
-    from embedstore.testing import check_probe
+    from embedstore.testing import check_backbone, check_probe
 
     def test_my_head():
         check_probe(MyHead)
+
+    def test_my_backbone():
+        check_backbone(load)
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import check_estimator
 
 from embedstore.classifier import Split, points, standardised
+from embedstore.errors import BackboneError
+from embedstore.types import BackboneRequest, Spec
 
 NAMES = np.array(["dense", "fatty", "mixed"])
 
@@ -50,6 +55,50 @@ def check_probe(make: Callable[..., Any], scikit_learn: bool = True, **settings:
     head = make(**settings)
     for check in (_answers, _repeats, _bad_vectors, _hard_shapes, _one_class, _grid):
         check(head, x, y)
+
+
+def check_backbone(load: Callable[[BackboneRequest], Any], weights: str = "") -> None:
+    """Check that a backbone does what embedstore asks of it.
+
+    Parameters
+    ----------
+    load
+        The loader, as its entry point names it.
+    weights
+        What stands after ``NAME@``.
+
+    Raises
+    ------
+    AssertionError
+        The backbone breaks the contract; the message says where.
+    """
+    import torch
+
+    one, two = (load(BackboneRequest("mine", weights)) for _ in range(2))
+    spec = one.spec
+    _must(isinstance(spec, Spec), "spec is an embedstore.Spec")
+    _must(spec.key == two.spec.key, "loading twice gives Specs of two keys")
+    _must(all(spec.recipe.size), "spec.recipe says no size; fill in what the model wants to see")
+    channels = 1 if spec.recipe.colour == "grey" else 3
+    images = torch.rand(3, channels, *spec.recipe.size, generator=torch.Generator().manual_seed(0))
+    before = images.clone()
+    with torch.inference_mode():
+        vectors, again = one.encode_image(images), two.encode_image(images)
+        alone = one.encode_image(images[1:2])
+    _must(torch.equal(images, before), "encode_image changes the images it is given")
+    _must(tuple(vectors.shape) == (3, spec.dim), f"encode_image gives (b, {spec.dim}), spec.dim")
+    _must(bool(torch.isfinite(vectors).all()), "vectors are not finite")
+    _must(torch.allclose(vectors, again, atol=1e-5), "loading twice gives two answers")
+    _must(torch.allclose(vectors[1:2], alone, atol=1e-4), "a vector depends on what else is asked")
+    _texts_or_refusal(one, spec)
+
+
+def _texts_or_refusal(backbone: Any, spec: Spec) -> None:
+    try:
+        said = backbone.encode_text(["a", "b"])
+    except BackboneError:
+        return
+    _must(tuple(said.shape) == (2, spec.dim), f"encode_text gives (m, {spec.dim})")
 
 
 def _must(good: Any, otherwise: str) -> None:
