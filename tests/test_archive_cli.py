@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 from pydicom import dcmread
-from test_cli import cli
+from test_cli import cli, here
 
 from embedstore.store import Store
 
@@ -24,9 +24,12 @@ class World:
     archive: made.Archive
     said: list[str]
 
-    def run(self, *arguments: object, code: int = 0) -> str:
-        """Run a command, keep all it says, and return what it answers."""
-        done = cli(*arguments, cwd=self.root)
+    def run(self, *arguments: object, code: int = 0, apart: bool = False) -> str:
+        """Run a command, keep all it says, and return what it answers.
+
+        Apart it is a process of its own: what its reader processes and libraries say is kept, too.
+        """
+        done = (cli if apart else here)(*arguments, cwd=self.root)
         self.said += [done.stdout, done.stderr]
         assert done.returncode == code, done.stderr
         return done.stdout
@@ -49,9 +52,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     world = World(root, archive, [])
     extract = ["extract", archive.folder.name, "--backbone", "statistics", "--store", "s.zarr"]
     extract += ["--join", "labels.csv", "--label", "density", "--frames", "every:4"]
-    world.run(*extract, "--keep-pixels")
+    world.run(*extract, "--keep-pixels", apart=True)
     world.run(*extract, "--recipe", "plain")
-    world.run(*extract, "--retry-failures", "--strict", code=1)
+    world.run(*extract, "--retry-failures", "--strict", code=1, apart=True)
     return world
 
 
@@ -132,7 +135,7 @@ def test_a_dicomdir_gives_what_its_folder_gives(world: World, tmp_path: Path) ->
     vectors = []
     for n, source in enumerate((archive.folder, disc)):
         store = tmp_path / f"{n}.zarr"
-        cli("extract", source, "--backbone", "statistics", "--store", store, cwd=tmp_path)
+        here("extract", source, "--backbone", "statistics", "--store", store, cwd=tmp_path)
         opened = Store.open(store)
         vectors.append(opened.read(opened.find("statistics")).vectors)
     assert len(vectors[0]) == 12
@@ -153,7 +156,7 @@ def test_options_of_no_use_are_refused(
     world: World, options: tuple[str, ...], reason: str, tmp_path: Path
 ) -> None:
     given = ("extract", world.archive.folder, "--backbone", "statistics", *options)
-    done = cli(*given, cwd=tmp_path)
+    done = here(*given, cwd=tmp_path)
     assert done.returncode == 2
     assert reason in done.stderr
     assert done.stderr.startswith("error: ") or done.stderr.count("error: ") == 1
@@ -162,7 +165,7 @@ def test_options_of_no_use_are_refused(
 
 def test_a_table_takes_no_join(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image\na.png\n")
-    done = cli("extract", "t.csv", "--backbone", "statistics", "--join", "t.csv", cwd=tmp_path)
+    done = here("extract", "t.csv", "--backbone", "statistics", "--join", "t.csv", cwd=tmp_path)
     assert done.returncode == 2
     assert "--join is of no use with anything but a DICOM archive" in done.stderr
 
@@ -171,8 +174,8 @@ def test_folders_can_be_classes(tmp_path: Path) -> None:
     archive = made.Archive(tmp_path / "films")
     for n in range(4):
         archive.add(f"{'benign' if n % 2 else 'cancer'}/{n}", made.image(n, n, 0, "L", "CC"))
-    cli("extract", "films", "--backbone", "statistics", "--label", "class", cwd=tmp_path)
-    info = json.loads(cli("info", "embeddings.zarr", "--json", cwd=tmp_path).stdout)
+    here("extract", "films", "--backbone", "statistics", "--label", "class", cwd=tmp_path)
+    info = json.loads(here("info", "embeddings.zarr", "--json", cwd=tmp_path).stdout)
     assert info["labels"]["class"] == {"cancer": 2, "benign": 2}
 
 
@@ -185,7 +188,7 @@ def test_a_table_of_dicom_files_takes_frames_and_windows(tmp_path: Path) -> None
     for window in (0, 1):
         store = tmp_path / f"{window}.zarr"
         asked = ("--frames", "every:2", "--window", window, "--store", store)
-        cli("extract", "t.csv", "--backbone", "statistics", *asked, cwd=tmp_path)
+        here("extract", "t.csv", "--backbone", "statistics", *asked, cwd=tmp_path)
         opened = Store.open(store)
         assert opened.column("id").tolist() == ["tomo#0", "tomo#2", "tomo#4"]
         means.append(opened.read(opened.find("statistics")).vectors)
@@ -204,19 +207,19 @@ def test_folders_may_have_names_of_any_bytes(tmp_path: Path, ids: str) -> None:
     small(tmp_path / "films")
     (tmp_path / "films" / "0").rename(os.fsdecode(os.fsencode(tmp_path) + b"/films/N\xfa\xf1ez"))
     given = ("extract", "films", "--backbone", "statistics", "--patient-ids", ids)
-    done = cli(*given, cwd=tmp_path)
+    done = here(*given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(Store.open(tmp_path / "embeddings.zarr")) == 3
     if ids == "hash":
         assert b"N\xfa\xf1ez" in (tmp_path / "embeddings.zarr.linkage.csv").read_bytes()
-        assert "0 new, 3 already there" in cli(*given, cwd=tmp_path).stdout
+        assert "0 new, 3 already there" in here(*given, cwd=tmp_path).stdout
 
 
 def test_hashed_and_plain_ids_do_not_meet_in_one_store(tmp_path: Path) -> None:
     small(tmp_path / "films")
     given = ("extract", "films", "--backbone", "statistics")
-    assert cli(*given, cwd=tmp_path).returncode == 0
-    done = cli(*given, "--patient-ids", "keep", cwd=tmp_path)
+    assert here(*given, cwd=tmp_path).returncode == 0
+    done = here(*given, "--patient-ids", "keep", cwd=tmp_path)
     assert done.returncode == 2
     assert "its ids are hashed" in done.stderr
     assert len(Store.open(tmp_path / "embeddings.zarr")) == 3
@@ -225,7 +228,7 @@ def test_hashed_and_plain_ids_do_not_meet_in_one_store(tmp_path: Path) -> None:
 def test_an_archive_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("PatientID,density\n1,A\n")
     given = ("extract", "gone", "--backbone", "statistics", "--join", "t.csv")
-    done = cli(*given, cwd=tmp_path)
+    done = here(*given, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "error: gone: no such file or folder\n")
 
 
@@ -243,7 +246,7 @@ def test_what_is_wrong_is_said_before_the_walk(
 ) -> None:
     small(tmp_path / "films")
     (tmp_path / "t.csv").write_text("PatientID,density\n1,A\n")
-    done = cli("extract", "films", *options, cwd=tmp_path)
+    done = here("extract", "films", *options, cwd=tmp_path)
     assert done.returncode in {1, 2}
     assert reason in done.stderr
     assert len(done.stderr.splitlines()) == 1  # and no line of progress
@@ -253,14 +256,14 @@ def test_what_is_wrong_is_said_before_the_walk(
 def test_a_refused_command_makes_no_folder(tmp_path: Path) -> None:
     small(tmp_path / "films")
     given = ("extract", "films", "--store", "new/s.zarr", "--backbone", "nosuch")
-    assert cli(*given, cwd=tmp_path).returncode == 2
+    assert here(*given, cwd=tmp_path).returncode == 2
     assert not (tmp_path / "new").exists()
 
 
 def test_paths_in_the_command_are_left_out_however_they_are_given(tmp_path: Path) -> None:
     small(tmp_path / "films")
     (tmp_path / "Quetzal.csv").write_text("PatientID,density\n00PAT0000,A\n")
-    cli(
+    here(
         *("extract", "films", "--backbone=statistics", "--join=Quetzal.csv", "--label", "density"),
         cwd=tmp_path,
     )
@@ -274,7 +277,7 @@ def test_failures_of_earlier_runs_are_not_forgotten(tmp_path: Path) -> None:
     path = archive.folder / "1" / "film"
     path.write_bytes(path.read_bytes()[:-900])
     given = ("extract", "films", "--backbone", "statistics")
-    first, second = (cli(*given, cwd=tmp_path) for _ in range(2))
+    first, second = (here(*given, cwd=tmp_path) for _ in range(2))
     assert "2 new, 0 already there, 1 failed\n" in first.stdout
     assert "embeddings.zarr.linkage.csv has the files of the failed" in first.stderr
     assert "0 new, 2 already there, 0 failed, 1 failed before (--retry-failures" in second.stdout
@@ -282,7 +285,7 @@ def test_failures_of_earlier_runs_are_not_forgotten(tmp_path: Path) -> None:
 
 def test_folders_named_after_patients_are_no_classes(tmp_path: Path) -> None:
     small(tmp_path / "films", patients=6)
-    done = cli(*("extract", "films", "--backbone", "statistics", "--label", "class"), cwd=tmp_path)
+    done = here(*("extract", "films", "--backbone", "statistics", "--label", "class"), cwd=tmp_path)
     assert done.returncode == 2
     assert "6 folders of 6 patients are no classes" in done.stderr
 
@@ -302,13 +305,13 @@ def test_two_sets_of_one_backbone_are_told_apart(tmp_path: Path) -> None:
         "--label",
         "density",
     )
-    cli(*given, cwd=tmp_path)
-    cli(*given, "--exact", cwd=tmp_path)
+    here(*given, cwd=tmp_path)
+    here(*given, "--exact", cwd=tmp_path)
     probe = ("probe", "embeddings.zarr", "--label", "density", "--folds", "2")
-    shown = cli(*probe, cwd=tmp_path).stdout
+    shown = here(*probe, cwd=tmp_path).stdout
     assert "mammography" in shown
     assert "exact" in shown
     keys = list(Store.open(tmp_path / "embeddings.zarr").specs)
     assert all(key in shown for key in keys)
-    refused = cli(*probe, "--backbone", "statistics", cwd=tmp_path).stderr
+    refused = here(*probe, "--backbone", "statistics", cwd=tmp_path).stderr
     assert f"({keys[1]}, mammography, exact)" in refused

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,23 @@ def cli(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [SCRIPT, *map(str, arguments)], cwd=cwd, env=clean, capture_output=True, text=True
     )
+
+
+def here(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process, which has imported everything; else as `cli` does."""
+    words = [str(a) for a in arguments]
+    said = [
+        io.TextIOWrapper(io.BytesIO(), "utf-8", errors) for errors in ("strict", "backslashreplace")
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [str(SCRIPT), *words])
+        with redirect_stdout(said[0]), redirect_stderr(said[1]):
+            code = _run(words, False)
+    for file in said:
+        file.flush()
+    texts = [file.buffer.getvalue().decode() for file in said]  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(words, code, *texts)
 
 
 def nodes(store: Path | str) -> zarr.Group:
@@ -164,7 +182,7 @@ def test_extracting_again_adds_only_what_is_new(
 ) -> None:
     shutil.copytree(world.root, tmp_path / "w")
     films, store = tmp_path / "w" / "films", tmp_path / "w" / "s.zarr"
-    again = cli(
+    again = here(
         "extract", "films/films.csv", "--backbone", "statistics", "--store", "s.zarr",
         cwd=tmp_path / "w",
     )  # fmt: skip
@@ -237,7 +255,7 @@ def cross_validated(world: World) -> tuple[float, int]:
 
 def test_probe_gives_scikit_learns_number(world: World) -> None:
     options = ["--label", "tissue", "--folds", 4, "--seed", 3, "--json"]
-    done = cli("probe", "s.zarr", *options, cwd=world.root)
+    done = here("probe", "s.zarr", *options, cwd=world.root)
     assert done.returncode == 0
     assert done.stderr.startswith("probing: 1 of 1")
     (report,) = as_json(done.stdout)
@@ -330,7 +348,7 @@ def test_search_finds_the_nearest_of_other_patients(
 
 
 def test_strict_stops_at_the_first_unreadable_image(world: World) -> None:
-    stopped = cli(
+    stopped = here(
         "extract",
         "films/films.csv",
         "--backbone",
@@ -357,12 +375,12 @@ def test_strict_stops_at_the_first_unreadable_image(world: World) -> None:
 
 
 def test_errors_of_the_installed_command_are_one_line(world: World) -> None:
-    for arguments, code, says in [
-        (["probe", "s.zarr", "--label", "nope"], 2, "there are rare, tissue, id, path"),
-        (["probe", "s.zarr", "--label", "rare"], 1, "class 'one' has 1 patient (1 images)"),
-        (["info", "nowhere.zarr"], 1, "nowhere.zarr: no such store"),
+    for run, arguments, code, says in [
+        (cli, ["probe", "s.zarr", "--label", "nope"], 2, "there are rare, tissue, id, path"),
+        (here, ["probe", "s.zarr", "--label", "rare"], 1, "class 'one' has 1 patient (1 images)"),
+        (cli, ["info", "nowhere.zarr"], 1, "nowhere.zarr: no such store"),
     ]:
-        done = cli(*arguments, cwd=world.root)
+        done = run(*arguments, cwd=world.root)
         assert done.returncode == code
         assert done.stdout == ""
         assert done.stderr.count("\n") == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -8,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ import torch
 import zarr
 from PIL import Image
 from safetensors.torch import save_file
+from sums_backbone import Sums, plain
 
 from embedstore.backbones import load_backbone
 from embedstore.cli import _run
@@ -30,30 +31,9 @@ from embedstore.images.recipe import RECIPES
 from embedstore.manifest import read_manifest
 from embedstore.plan import Plan
 from embedstore.store import Store
-from embedstore.types import Backbone, Recipe, Sample, Spec
+from embedstore.types import Backbone, Sample
 
 PLAN = Plan("cpu", "float32", 4, 0)
-
-
-class Sums:
-    """A backbone whose vectors are known: the sum and the maximum of each channel."""
-
-    def __init__(self, recipe: Recipe, poison: float | None = None) -> None:
-        self.spec = Spec("sums", f"{poison}", recipe, "pooled", 6)
-        self.poison = poison
-
-    def encode_image(self, batch: torch.Tensor) -> torch.Tensor:
-        vectors = torch.cat([batch.sum((2, 3)), batch.amax((2, 3))], dim=1)
-        if self.poison is not None:
-            vectors[vectors[:, 3] > self.poison] = torch.nan
-        return vectors
-
-    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
-        raise AssertionError(texts)
-
-
-def plain(size: int = 32) -> Recipe:
-    return replace(RECIPES["plain"], size=(size, size))
 
 
 def run(
@@ -342,7 +322,7 @@ def test_provenance_names_what_made_the_vectors(films: Path, tmp_path: Path) -> 
 SLOW = """
 import sys, time
 sys.path.insert(0, {tests!r})
-import test_extract as t
+import sums_backbone as t
 from embedstore.cli import _run
 import embedstore.backbones
 class Slow(t.Sums):
@@ -355,13 +335,17 @@ sys.exit(_run({arguments!r}, False))
 """
 
 
-def slow_extraction(films: Path, store: Path) -> tuple[str, subprocess.Popen[str]]:
-    """Start an extraction of two images at a time, and return when some are through."""
+def slow_command(films: Path, store: Path) -> list[str]:
+    """Type an extraction of two images at a time."""
     arguments = ["extract", str(films), "--store", str(store), "--backbone", "slow"]
-    arguments += ["--batch-size", "2", "--workers", "2"]
-    code = SLOW.format(tests=str(Path(__file__).parent), arguments=arguments)
+    return [*arguments, "--batch-size", "2", "--workers", "2"]
+
+
+def slow_extraction(films: Path, store: Path) -> subprocess.Popen[str]:
+    """Start it in a process of its own, and return when some images are through."""
+    tests, arguments = str(Path(__file__).parent), slow_command(films, store)
     child = subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", SLOW.format(tests=tests, arguments=arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -370,12 +354,21 @@ def slow_extraction(films: Path, store: Path) -> tuple[str, subprocess.Popen[str
     assert child.stdout is not None
     for _ in range(2):
         child.stdout.readline()
-    return code, child
+    return child
 
 
-def test_ctrl_c_commits_and_says_how_to_go_on(films: Path, tmp_path: Path) -> None:
+def go_on(films: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the same command again, here and with nothing to wait for."""
+    monkeypatch.setattr("embedstore.backbones.load_backbone", lambda *a: Sums(plain()))
+    assert _run(slow_command(films, store), False) == 0
+    assert len(Store.open(store).read(Sums(plain()).spec)) == 12
+
+
+def test_ctrl_c_commits_and_says_how_to_go_on(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = tmp_path / "s.zarr"
-    code, child = slow_extraction(films, store)
+    child = slow_extraction(films, store)
     began = time.monotonic()
     os.killpg(child.pid, signal.SIGINT)
     _, complaint = child.communicate(timeout=30)
@@ -383,42 +376,62 @@ def test_ctrl_c_commits_and_says_how_to_go_on(films: Path, tmp_path: Path) -> No
     assert child.returncode == 130
     assert "run the same command again" in complaint
     assert "Traceback" not in complaint
-    spec = Sums(plain()).spec
-    assert 2 <= len(Store.open(store).read(spec)) <= 8
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    assert len(Store.open(store).read(spec)) == 12
+    assert 2 <= len(Store.open(store).read(Sums(plain()).spec)) <= 8
+    go_on(films, store, monkeypatch)
 
 
-@pytest.mark.parametrize("after", [0.05, 0.3, 0.6, 0.9])
-def test_ctrl_c_while_readers_start_is_no_crash(films: Path, tmp_path: Path, after: float) -> None:
+INTERRUPTED = """
+import json, os, signal, sys, time
+from pathlib import Path
+import embedstore.backbones.statistics, embedstore.extract, embedstore.manifest
+from embedstore.cli import main
+folder, ended = Path(sys.argv[1]), []
+for after in {moments}:
+    there, here = os.pipe()
+    if not (child := os.fork()):
+        os.setsid()
+        os.dup2(here, 2)
+        os.close(there)
+        sys.argv[1:] = ["extract", str(folder / "many.csv"), "--backbone", "statistics"]
+        sys.argv += ["--store", str(folder / f"{{after}}.zarr"), "--batch-size", "1"]
+        main()  # exits, and ends as the command does
+    os.close(here)
+    said = os.fdopen(there)
+    assert any("running on" in line for line in said)
+    time.sleep(after)
+    os.killpg(child, signal.SIGINT)
+    text = said.read()
+    ended.append([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text])
+print(json.dumps(ended))
+"""
+
+
+def test_ctrl_c_while_readers_start_is_no_crash(films: Path) -> None:
     table = pl.concat([pl.read_csv(films)] * 60).with_row_index("id")
     table.write_csv(films.parent / "many.csv")
-    code = (
-        "import sys\nfrom embedstore.cli import main\n"
-        f"sys.argv = ['embedstore', 'extract', {str(films.parent / 'many.csv')!r}, '--store', "
-        f"{str(tmp_path / 's.zarr')!r}, '--backbone', 'statistics', '--batch-size', '1']\nmain()"
+    moments = (0.05, 0.3, 0.6, 0.9)
+    done = subprocess.run(
+        # one process imports everything, and each extraction is a fork of it, which has no threads
+        [sys.executable, "-c", INTERRUPTED.format(moments=moments), str(films.parent)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        timeout=120,
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert child.stderr is not None
-    assert any("running on" in line for line in child.stderr)
-    time.sleep(after)
-    os.killpg(child.pid, signal.SIGINT)
-    _, said = child.communicate(timeout=30)
-    assert child.returncode == 130
-    assert "Traceback" not in said
-    assert "Error" not in said
+    assert done.returncode == 0, done.stderr
+    for after, (code, said) in zip(moments, json.loads(done.stdout), strict=True):
+        assert code == 130, (after, said)
+        assert "Traceback" not in said, after
+        assert "Error" not in said, after
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_when_only_the_main_process_is_killed_no_reader_keeps_the_lock(
-    films: Path, tmp_path: Path, how: signal.Signals
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
     store = tmp_path / "s.zarr"
-    code, child = slow_extraction(films, store)
+    child = slow_extraction(films, store)
     child.send_signal(how)
     # the readers hold the pipe too: it ends when the last of them is gone
     child.communicate(timeout=10)
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    assert len(Store.open(store).read(Sums(plain()).spec)) == 12
+    go_on(films, store, monkeypatch)

@@ -286,15 +286,15 @@ def test_a_damaged_chunk_is_not_copied(tmp_path: Path) -> None:
 
 def survive(folder: Path) -> list[bool]:
     """Merge and be killed, a little later each time, and merge again; say what kills met."""
-    paths, flush, seen = made(folder, a=toys(40), b=toys(40, 40)), 1, set()
+    paths, flush, seen = made(folder, a=toys(24), b=toys(24, 24)), 1, set()
     while killed_at(flush, partial(merge, paths, target := folder / f"{flush}.zarr")):
         there = (target / "zarr.json").exists() and len(Store.open(target)) > 0
         seen.add(there)
         if there:
-            verify(Store.open(target), toys(80))
+            verify(Store.open(target), toys(48))
         else:
             merge(paths, target)
-            verify(Store.open(target), toys(80))
+            verify(Store.open(target), toys(48))
             assert check(target).findings == []
         assert not check(target).damage
         flush += 1 + flush // 6

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,8 @@ from sklearn.metrics import roc_auc_score
 from embedstore.backbones import load_backbone
 from embedstore.finetune.objectives import contrastive_loss
 from embedstore.images.recipe import apply
-from embedstore.phantomclip import FOLDER
+from embedstore.phantomclip import FOLDER, train
 from embedstore.phantomclip.sentences import TRAINED, class_texts, draw
-from embedstore.phantomclip.train import compatible
 from embedstore.phantomclip.zeroshot import class_vectors, image_vectors, probabilities
 from embedstore.phantoms import DENSITIES, films, render
 from embedstore.types import Backbone
@@ -138,7 +135,7 @@ def test_loss_is_clips_where_each_picture_has_one_sentence() -> None:
 def test_a_sentence_about_the_unseen_counts_neither_way() -> None:
     pictures = torch.tensor([[0, 1, -1, -1], [0, 1, 1, 0]])  # cropped; whole film of a right breast
     sentences = torch.tensor([[0, -1, -1, -1], [0, -1, 0, -1], [3, -1, -1, -1], [-1, 1, 1, -1]])
-    positive, known = compatible(pictures, sentences)
+    positive, known = train.compatible(pictures, sentences)
     assert positive.tolist() == [[True, False, False, False], [True, False, False, True]]
     assert known.tolist() == [[True, False, True, False], [True] * 4]
 
@@ -148,18 +145,14 @@ def test_a_batch_without_a_true_sentence_has_no_loss() -> None:
     assert contrastive_loss(torch.rand(3, 3), nothing, ~nothing).item() == 0
 
 
-def test_training_writes_a_folder_that_loads(tmp_path: Path) -> None:
+def test_training_writes_a_folder_that_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "model"
     flags = ["--patients", "2", "--epochs", "1", "--batch", "6", "--workers", "1"]
-    command = [sys.executable, "-m", "embedstore.phantomclip.train", "--out", str(out), *flags]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, "--check-patients", "4"],
-        check=True,
-        timeout=180,
-        env=environment,
-        capture_output=True,
-    )
+    flags += ["--check-patients", "4"]
+    monkeypatch.setattr(sys, "argv", ["train", "--out", str(out), *flags])
+    train.main()
     assert load_backbone(str(out)).encode_text(TEXTS).shape == (5, 128)
     record = json.loads((out / "training.json").read_text())
     assert record["steps_done"] == 3

@@ -12,7 +12,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,15 @@ templates: ["{}"]
 
 def run(*arguments: object, code: int = 0) -> None:
     assert _run([str(a) for a in arguments], debug=code == 0) == code
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick() -> Iterator[None]:
+    """Draw patients fewer times, here and in `probe`: no test is of the width of an interval."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("scoring", "tournament.honest", "tournament.table"):
+            patch.setattr(import_module(f"embedstore.{name}"), "RESAMPLES", 200)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -573,7 +584,7 @@ MANY = """
 import json, resource, sys
 from pathlib import Path
 import numpy as np
-from text_stores import clip, write
+from text_stores import write
 from embedstore.evaluate import Protocol
 from embedstore.kept_texts import layouts
 from embedstore.prompt_bench import Asked, pose
@@ -581,11 +592,12 @@ from embedstore.prompts.expand import expand
 from embedstore.prompts.sets import load
 from embedstore.store import Store
 from embedstore.tournament import scored, tested_side
+from embedstore.types import Recipe, Spec
 from embedstore.writer import Writer
 
 place = Path(sys.argv[1])
-sets, spec = load(place / "many.yaml"), clip().spec
-write(place / "s.zarr", np.random.default_rng(0).standard_normal((40, spec.dim)), ["A", "B"] * 20)
+sets, spec = load(place / "many.yaml"), Spec("toy", "00", Recipe(), "pooled", 128, text=True)
+write(place / "s.zarr", np.random.default_rng(0).standard_normal((40, 128)), ["A", "B"] * 20, spec)
 with Writer(place / "s.zarr") as writer:  # encoding them takes minutes, and is tested elsewhere
     named, of_them = layouts(spec)
     every = [s for v in expand(sets) for own in v.sentences.values() for s in own]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import isnan
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from embedstore.metrics import metric_title
-from embedstore.predict import Prediction
-from embedstore.scoring import Compared
-from embedstore.store import Store
 from embedstore.subgroups import FEW_PATIENTS
 from embedstore.types import OUTSIDE, TRAIN, VALIDATION, Report, Score, Split
+
+if TYPE_CHECKING:
+    from embedstore.predict import Prediction
+    from embedstore.scoring import Compared
+    from embedstore.store import Store
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "quadratic_kappa")
 """The metrics of a table unless others are asked for."""
