@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from embedstore.blocks import Blocks, part
 from embedstore.classifier import points
-from embedstore.fitted import Answers, Rows, fit, in_columns
+from embedstore.fitted import Answers, Rows, fit, in_columns, takes_blocks
 from embedstore.metrics.probabilities import log_loss
 from embedstore.splits import inner_folds
 from embedstore.types import Floats
@@ -34,19 +35,26 @@ class Chosen:
 
 
 def answers(
-    make: Callable[..., Any], grid: Grid, vectors: Floats, truth: Rows, groups: Rows, sides: Sides
+    make: Callable[..., Any],
+    grid: Grid,
+    vectors: Floats | Blocks,
+    truth: Rows,
+    groups: Rows,
+    sides: Sides,
 ) -> list[list[Answers]]:
     """Fit a head at each point of a grid on each training side: answers by point and split.
 
     A head with a method ``fit_grid(X, y, splits, grid)`` does all of it at once.
     """
     classes, head = int(truth.max()) + 1, make()
-    if hasattr(head, "fit_grid"):
+    if hasattr(head, "fit_grid") and (takes_blocks(head) or not isinstance(vectors, Blocks)):
         found = head.fit_grid(vectors, truth, sides, grid)
         return [[in_columns(p, known, classes) for p, known in of_point] for of_point in found]
     return [
         [
-            fit(make(**point), vectors[a], truth[a], groups[a]).answers(vectors[b], classes)
+            fit(make(**point), part(vectors, a), truth[a], groups[a]).answers(
+                part(vectors, b), classes
+            )
             for a, b in sides
         ]
         for point in points(grid)
@@ -56,7 +64,7 @@ def answers(
 def chosen(
     make: Callable[..., Any],
     grid: Grid,
-    vectors: Floats,
+    vectors: Floats | Blocks,
     truth: Rows,
     groups: Rows,
     sides: Sides,
@@ -74,6 +82,12 @@ def chosen(
     DataError
         A training side has too few patients of a class for inner folds.
     """
+    if isinstance(vectors, Blocks) and len(sides) > 1:
+        # one after the other: the answers of all points for all inner folds are held meanwhile
+        each = ([side] for side in sides)
+        return [
+            one for alone in each for one in chosen(make, grid, vectors, truth, groups, alone, seed)
+        ]
     inner = [
         [(train[a], train[b]) for a, b in inner_folds(truth[train], groups[train], seed)]
         for train, _ in sides

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.distinct import distinct
 from embedstore.errors import DataError
 
 
@@ -21,7 +22,7 @@ def order_of(labels: NDArray[np.str_], order: tuple[str, ...] = ()) -> tuple[str
     DataError
         `order` leaves a class out or names one twice.
     """
-    found = {str(v) for v in np.unique(labels)}
+    found = set(map(str, distinct(labels)[0].tolist()))
     if order:
         if missing := found - set(order):
             raise DataError(f"the class order leaves out {', '.join(sorted(missing))}")

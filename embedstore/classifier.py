@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -15,7 +15,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from embedstore.solver import standard_scale
+from embedstore.blocks import BLOCK_ROWS, Blocks
+from embedstore.solver import crew, standard_scale
 
 Doubles = NDArray[np.float64]
 
@@ -32,6 +33,9 @@ class VectorClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     standardize = True
     """Whether vectors are to be standardised by the training side before `fit`."""
 
+    takes_blocks = False
+    """Whether `fit`, and `fit_grid` where there is one, take a `Blocks` in place of an array."""
+
     classes_: NDArray[Any]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -40,8 +44,12 @@ class VectorClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         labels: NDArray[Any] = self.classes_[answer]
         return labels
 
-    def _read(self, X: ArrayLike, y: ArrayLike, least: int = 2) -> tuple[Any, NDArray[np.intp]]:
+    def _read(
+        self, X: ArrayLike | Blocks, y: ArrayLike, least: int = 2
+    ) -> tuple[Any, NDArray[np.intp]]:
         """Check both and set `classes_`; return (n, d) vectors and (n,) class numbers.
+
+        Of `Blocks` the values are not looked at.
 
         Raises
         ------
@@ -57,7 +65,11 @@ class VectorClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         if missing := _missing(y):
             raise ValueError(f"{missing} labels are missing; leave those rows out")
-        vectors, labels = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        vectors, labels = X, np.asarray(y)
+        if isinstance(X, Blocks):
+            self.n_features_in_ = X.shape[1]
+        else:
+            vectors, labels = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < least:
@@ -98,6 +110,43 @@ def row_weights(
     weights[kept] = compute_class_weight(class_weight, classes=classes[kept], y=classes[codes])
     rows: Doubles = weights[codes]
     return rows
+
+
+def tested(
+    vectors: NDArray[Any] | Blocks,
+    sides: Sequence[NDArray[np.intp]],
+    answer: Callable[[int, NDArray[Any]], Doubles],
+) -> list[Doubles]:
+    """(…, m, k) answers for the tested side of each split, in one pass over `Blocks`.
+
+    Parameters
+    ----------
+    answer
+        Number of a split and (b, d) vectors to (…, b, k).
+    """
+    if not isinstance(vectors, Blocks):
+        return [answer(split, vectors[test]) for split, test in enumerate(sides)]
+    orders = [np.argsort(test, kind="stable") for test in sides]
+    found = [answer(split, vectors[:0]) for split in range(len(sides))]
+    out = [
+        np.empty((*none.shape[:-2], len(test), none.shape[-1]))
+        for none, test in zip(found, sides, strict=True)
+    ]
+
+    def work(starts: Sequence[int]) -> None:
+        memory = np.empty((min(BLOCK_ROWS, len(vectors)), vectors.shape[1]), dtype=np.float32)
+        for start in starts:
+            stop = min(start + BLOCK_ROWS, len(vectors))
+            block = vectors.fill(start, stop, memory[: stop - start])
+            for split, (test, order) in enumerate(zip(sides, orders, strict=True)):
+                places = order[slice(*np.searchsorted(test, [start, stop], sorter=order))]
+                if len(places):
+                    out[split][..., places, :] = answer(split, block[test[places] - start])
+
+    starts = range(0, len(vectors), BLOCK_ROWS)
+    with crew(len(starts)) as hands:
+        hands.each(work, hands.shares(starts))
+    return out
 
 
 def softmax(logits: Doubles) -> Doubles:
@@ -158,8 +207,12 @@ def text_matrix(class_vectors: Mapping[Any, ArrayLike], classes: NDArray[Any], d
     return unit
 
 
-def standardised(vectors: NDArray[Any], train: NDArray[np.intp]) -> NDArray[Any]:
+def standardised(vectors: Any, train: NDArray[np.intp]) -> Any:
     """(n, d) centred and scaled by the rows `train`; constant columns are only centred."""
+    if isinstance(vectors, Blocks):
+        centre, deviation = vectors.take(train).moments()
+        scale = standard_scale(centre, deviation)
+        return vectors.standardised(centre.astype(np.float32), scale.astype(np.float32))
     seen = vectors[train]
     mean = seen.mean(axis=0, dtype=np.float64)
     scale = standard_scale(mean, seen.std(axis=0, dtype=np.float64))

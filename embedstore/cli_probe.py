@@ -117,7 +117,7 @@ def probe(
     if save and curve != [None]:
         raise UsageError("--save is of a head fitted to all images; leave the learning curve out")
     opened = Store.open(store, verify)
-    opened.column(label)
+    opened.column_array(label)
     classes = tuple(c.strip() for c in order.split(",") if c.strip())
     seeds = repeats or (10 if few_shot or label_fraction else 1)
     specs = specs_of(opened, backbone)
@@ -186,7 +186,8 @@ class _Work:
 
         if self._read is None or self._spec != spec:
             self._spec = spec
-            self._read = self.store.read(spec), _texts(spec, self.prompts, self.text_backbone)
+            read = self.store.read(spec, self._columns())
+            self._read = read, _texts(spec, self.prompts, self.text_backbone)
         embeddings, texts = self._read
         how = replace(self.asked, grid=self.grids.get(head.name), few=few, texts=texts)
         trial = judge(embeddings, self.label, head, head.name, how)
@@ -198,6 +199,14 @@ class _Work:
             )
         self.reports.append(report)
         self.contenders[_named(report, self.contenders)] = trial.scored
+
+    def _columns(self) -> list[str] | None:
+        """Return the columns that are asked about; all, to choose from, where one is not there."""
+        asked = [self.label, *(one.column for one in self.asked.by)]
+        asked += [self.asked.split] if isinstance(self.asked.split, str) else []
+        if self.asked.level != "image":
+            asked += ["laterality", "view"]
+        return asked if set(asked) <= set(self.store.column_names) else None
 
 
 def _refuse_together(

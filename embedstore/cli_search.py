@@ -268,7 +268,7 @@ class _Query:
             read = made.read(self.spec.key)
             if self.with_pictures:
                 self.pictures = seen(made, self.spec, made.rows_of(self.spec).tolist())
-        vector = like_and_unlike(read.vectors, read.vectors[:0])
+        vector = like_and_unlike(np.asarray(read.vectors), np.empty((0, read.vectors.shape[1])))
         own = places_of_files(self.searcher, read.digests)
         if not self.include_same_patient:
             own = np.union1d(own, _places_of_patients(self.searcher, files, patient))

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.answered import Answered
+from embedstore.blocks import Blocks, floats
 from embedstore.calibration import fit_temperature
 from embedstore.choose import Chosen, Grid, Sides, answers, chosen
 from embedstore.classes import order_of
+from embedstore.distinct import distinct
 from embedstore.errors import DataError, UsageError
 from embedstore.few import Few
 from embedstore.fitted import Answers, Fitted, fit
@@ -41,10 +43,11 @@ def labelled(embeddings: Embeddings, label: str) -> tuple[Embeddings, NDArray[np
     known = values != ""
     if not known.any():
         raise DataError(f"label {label!r} is empty for all {len(values)} images")
-    kept = embeddings.take(known)
-    if not np.isfinite(kept.vectors).all():
+    kept = embeddings if known.all() else embeddings.take(known)
+    vectors = kept.vectors
+    if not (vectors.finite() if isinstance(vectors, Blocks) else np.isfinite(vectors).all()):
         raise DataError(f"vectors of Spec {embeddings.spec.key} hold NaN or infinity")
-    return kept, values[known], int((~known).sum())
+    return kept, kept.columns[label], int((~known).sum())
 
 
 _NOTHING: tuple[str, ...] = ()
@@ -185,7 +188,8 @@ def pose(embeddings: Embeddings, label: str, how: Protocol) -> Posed:
     embeddings, how, fusing = fused_by(embeddings, label, how)
     kept, labels, left_out = labelled(embeddings, label)
     classes = order_of(labels, how.order)
-    truth = np.array([classes.index(v) for v in labels.tolist()], dtype=np.intp)
+    names, number = distinct(labels)
+    truth = np.array([classes.index(name) for name in names.tolist()], dtype=np.intp)[number]
     splits, leak, outside = splits_of(kept, labels, how)
     groups = linked(kept)
     sides = _sides(splits, truth, groups, how.few)
@@ -246,7 +250,7 @@ def final(trial: Trial, how: Protocol) -> tuple[Fitted, float]:
     """
     make = trial.make
     assert make is not None
-    vectors = np.asarray(trial.images.vectors, dtype=np.float32)
+    vectors = floats(trial.images.vectors)
     truth, groups = trial.answered.truth, trial.answered.groups
     point: Mapping[str, Any] = {}
     if how.grid:
@@ -353,7 +357,7 @@ def splits_of(
             f"--allow-leak, and the report says so"
         )
     tested = np.any([split.fold >= 0 for split in splits], axis=0)
-    if untested := sorted(set(labels.tolist()) - set(labels[tested].tolist())):
+    if untested := np.setdiff1d(labels, labels[tested]).tolist():
         notes += (f"never tested: {', '.join(untested)}",)
     return splits, leak, notes
 
@@ -389,7 +393,7 @@ def learnt(
     make_probe: Callable[..., Any], grid: Grid | None, posed: Posed, seed: int
 ) -> list[Chosen]:
     """Train on each training side; with a grid, by the parameters chosen there."""
-    vectors = np.asarray(posed.images.vectors, dtype=np.float32)
+    vectors = floats(posed.images.vectors)
     truth, groups, sides = posed.truth, posed.groups, posed.sides
     if grid:
         return chosen(make_probe, grid, vectors, truth, groups, sides, seed)
@@ -412,6 +416,6 @@ def _together(posed: Posed, found: Sequence[Chosen]) -> list[Answers]:
 def _confusion(
     truth: NDArray[np.intp], probabilities: NDArray[np.float64]
 ) -> tuple[tuple[int, ...], ...]:
-    once = Draws(np.ones((1, len(truth)), np.uint16), np.arange(len(truth)))
+    once = Draws(np.ones((1, 1), np.uint16), np.zeros(len(truth), np.intp))
     counts = confusion(truth, probabilities.argmax(axis=1), probabilities.shape[1], once)
     return tuple(tuple(int(v) for v in row) for row in counts[0])

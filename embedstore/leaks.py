@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.distinct import distinct, same_bytes
 from embedstore.types import OUTSIDE, Embeddings, Split
 
 _SHOWN = 3
@@ -54,17 +56,18 @@ def leaks(embeddings: Embeddings, split: Split) -> list[Leak]:
     split
         Of these embeddings, row for row.
     """
-    digests = np.array([d.tobytes().hex() for d in embeddings.digests])
     exams = embeddings.columns.get("exam", np.full(len(embeddings), ""))
-    kinds = {"patient": embeddings.groups, "exam": exams, "file": digests}
+    files = same_bytes(embeddings.digests)
+    kinds: dict[str, NDArray[Any]] = {"patient": embeddings.groups, "exam": exams, "file": files}
     found = (_leak(kind, values, embeddings.ids, split) for kind, values in kinds.items())
     return [leak for leak in found if leak]
 
 
-def _leak(kind: str, values: NDArray[np.str_], ids: NDArray[np.str_], split: Split) -> Leak | None:
-    names, number = np.unique(values, return_inverse=True)
+def _leak(kind: str, values: NDArray[Any], ids: NDArray[np.str_], split: Split) -> Leak | None:
+    names, number = distinct(values)
     fold = split.fold
-    inside = np.flatnonzero((values != "") & (fold != OUTSIDE))
+    known = values != "" if values.dtype.kind == "U" else np.ones(len(values), dtype=bool)
+    inside = np.flatnonzero(known & (fold != OUTSIDE))
     lowest, highest = np.full((2, len(names)), OUTSIDE)
     lowest[number[inside]] = highest[number[inside]] = fold[inside]
     np.minimum.at(lowest, number[inside], fold[inside])

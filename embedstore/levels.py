@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.blocks import Blocks
+from embedstore.distinct import distinct
 from embedstore.errors import DataError
 from embedstore.splits import linked
 from embedstore.types import Embeddings, Sides
@@ -28,6 +30,7 @@ _PARTS = {
     "patient": ("patient",),
 }
 _SHOWN = 3
+_SUMMED = 1 << 14  # rows at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,13 @@ class Units:
         differ[self.of[known[values[known] != first[self.of[known]]]]] = True
         return np.where(differ, "", first), differ
 
-    def mean(self, values: NDArray[Any], taken: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def mean(self, values: NDArray[Any] | Blocks, taken: NDArray[np.bool_]) -> NDArray[np.float64]:
         """(n, k) values to their (u, k) means over the images `taken`, (n,); 0 where none is."""
         sums = np.zeros((len(self.ids), values.shape[1]))
-        np.add.at(sums, self.of[taken], values[taken])
+        rows = np.flatnonzero(taken)
+        for start in range(0, len(rows), _SUMMED):
+            some = rows[start : start + _SUMMED]
+            np.add.at(sums, self.of[some], values[some])
         counts = np.bincount(self.of[taken], minlength=len(self.ids))
         return sums / np.maximum(counts, 1)[:, None]
 
@@ -80,11 +86,13 @@ def units(embeddings: Embeddings, level: str) -> Units:
             )
     exams = np.where(of["exam"] != "", of["exam"], patients)
     columns = {**of, "exam": exams, "patient": patients, "id": embeddings.ids}
-    parts = list(zip(*(columns[p].tolist() for p in _PARTS[level]), strict=True))
-    known = sorted(set(parts))
-    places = {unit: number for number, unit in enumerate(known)}
-    ids = np.array([" ".join(p for p in unit if p) for unit in known])
-    return Units(level, ids, np.array([places[p] for p in parts], dtype=np.intp))
+    of_unit = np.zeros(n, dtype=np.intp)
+    for part in _PARTS[level]:  # units in the order of their parts
+        names, number = distinct(columns[part])
+        _, of_unit = np.unique(of_unit * len(names) + number, return_inverse=True)
+    _, first = np.unique(of_unit, return_index=True)
+    known = zip(*(columns[p][first].tolist() for p in _PARTS[level]), strict=True)
+    return Units(level, np.array([" ".join(filter(None, unit)) for unit in known]), of_unit)
 
 
 def fused(embeddings: Embeddings, of: Units, how: str) -> tuple[Embeddings, tuple[str, ...]]:
@@ -115,11 +123,13 @@ def fused(embeddings: Embeddings, of: Units, how: str) -> tuple[Embeddings, tupl
     return made.take(whole), notes
 
 
-def _pooled(vectors: NDArray[Any], of: Units, how: str) -> NDArray[np.float32]:
+def _pooled(vectors: Any, of: Units, how: str) -> NDArray[np.float32]:
     if how == "mean":
         return of.mean(vectors, np.ones(len(vectors), dtype=bool)).astype(np.float32)
     most = np.full((len(of.ids), vectors.shape[1]), -np.inf, dtype=np.float32)
-    np.maximum.at(most, of.of, vectors.astype(np.float32))
+    for start in range(0, len(vectors), _SUMMED):
+        some = slice(start, start + _SUMMED)
+        np.maximum.at(most, of.of[some], vectors[some].astype(np.float32))
     return most
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.distinct import distinct
+
 
 def chained(columns: Sequence[NDArray[Any]]) -> NDArray[np.intp]:
     """Give each set of rows that share a value in some column, in chains, a number: (n,) ints.
@@ -21,17 +23,39 @@ def chained(columns: Sequence[NDArray[Any]]) -> NDArray[np.intp]:
     from scipy.sparse.csgraph import connected_components
 
     n, rows, values, offset = len(columns[0]), [], [], len(columns[0])
+    small = np.int32 if n * (len(columns) + 1) < 2**31 else np.int64
+    whole: NDArray[np.intp] | None = None
     for column in columns:
-        _, number = np.unique(column, return_inverse=True)
+        _, number = distinct(column)
         known = np.arange(n) if column.dtype.kind != "U" else np.flatnonzero(column != "")
-        rows.append(known)
-        values.append(offset + number[known])
+        if whole is not None and _within(number[known], whole[known]):
+            continue  # it links nothing that is not linked
+        if whole is None and len(known) == n:
+            whole = number
+        rows.append(known.astype(small))
+        values.append((offset + number[known]).astype(small))
         offset += n
+    if whole is not None and len(rows) == 1:
+        return _by_first(whole)
     edges = np.concatenate(rows), np.concatenate(values)
     graph = coo_array((np.ones(len(edges[0]), dtype=bool), edges), shape=(offset, offset))
     _, component = connected_components(graph, directed=False)
-    _, found = np.unique(component[:n], return_inverse=True)
-    return found.astype(np.intp)
+    return _by_first(component[:n])
+
+
+def _within(inner: NDArray[np.intp], outer: NDArray[np.intp]) -> bool:
+    """Say whether all rows of one inner number have one outer number."""
+    one = np.zeros(int(inner.max(initial=-1)) + 1, dtype=np.intp)
+    one[inner] = outer
+    return bool((one[inner] == outer).all())
+
+
+def _by_first(number: NDArray[Any]) -> NDArray[np.intp]:
+    """Give new numbers, in the order of the first row of each."""
+    _, first, found = np.unique(number, return_index=True, return_inverse=True)
+    place = np.empty(len(first), dtype=np.intp)
+    place[np.argsort(first)] = np.arange(len(first))
+    return place[found.reshape(-1)]
 
 
 def joined(rows: NDArray[np.uint8]) -> NDArray[np.void]:

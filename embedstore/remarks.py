@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from embedstore.answered import Answered
 from embedstore.choose import Chosen, Grid, at_the_edge
 from embedstore.classes import numeric
+from embedstore.distinct import distinct
 from embedstore.subgroups import By
 from embedstore.types import Embeddings
 
@@ -21,7 +22,7 @@ def image_notes(embeddings: Embeddings, left_out: int, label: str) -> tuple[str,
         notes.append(f"{left_out} images without {label} left out")
     if unknown := int((embeddings.groups == "").sum()):
         notes.append(f"patients unknown for {unknown} images: each counts as a patient of its own")
-    for value in sorted(set(embeddings.columns[label].tolist())):
+    for value in distinct(embeddings.columns[label])[0].tolist():
         if value.strip().casefold() in _UNKNOWN:
             notes.append(
                 f"{value!r} is a class of {label}; where it means unknown, leave the cell blank "

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from embedstore.blocks import Blocks, floats
 from embedstore.calibration import apply_temperature
 from embedstore.errors import DataError, UsageError
 from embedstore.fitted import Answers, Fitted
@@ -67,9 +68,9 @@ class SavedProbe:
             The vectors are of another Spec.
         """
         self.spec.require(embeddings.spec)
-        if not np.isfinite(embeddings.vectors).all():
+        vectors = floats(embeddings.vectors)
+        if not (vectors.finite() if isinstance(vectors, Blocks) else np.isfinite(vectors).all()):
             raise DataError(f"vectors of Spec {embeddings.spec.key} hold NaN or infinity")
-        vectors = np.asarray(embeddings.vectors, dtype=np.float32)
         return apply_temperature(self.fitted.answers(vectors, len(self.classes)), self.temperature)
 
     def save(self, folder: Path, force: bool = False) -> None:

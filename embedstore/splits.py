@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.distinct import distinct, same_bytes
 from embedstore.errors import DataError, UsageError
-from embedstore.links import chained, joined
+from embedstore.links import chained
+from embedstore.stratified import stratified_folds
 from embedstore.types import OUTSIDE, TRAIN, VALIDATION, Embeddings, Split
 
 
@@ -33,7 +34,7 @@ def linked(embeddings: Embeddings, by: str = "patient") -> NDArray[np.intp]:
     if by == "image":
         return np.arange(len(embeddings))
     exams = embeddings.columns.get("exam", np.full(len(embeddings), ""))
-    return chained([*_linking(embeddings, by), exams, joined(embeddings.digests)])
+    return chained([*_linking(embeddings, by), exams, same_bytes(embeddings.digests)])
 
 
 def _linking(embeddings: Embeddings, by: str) -> list[NDArray[np.str_]]:
@@ -107,9 +108,9 @@ def holdout(
     tested = np.where(fold < part.numerator, 0, -1).astype(np.intp)
     split = Split(f"holdout of {share:.0%} by {by}", embeddings.ids, tested, seed)
     check_sides(split, labels)
-    if missing := set(labels.tolist()) - set(labels[tested == 0].tolist()):
+    if missing := np.setdiff1d(labels, labels[tested == 0]).tolist():
         raise DataError(
-            f"class {min(missing)!r} would not be tested; use folds, a larger test share or "
+            f"class {missing[0]!r} would not be tested; use folds, a larger test share or "
             f"another seed"
         )
     return split
@@ -171,22 +172,34 @@ def inner_folds(
     DataError
         A class has one group only.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    least = min(len(np.unique(groups[truth == c])) for c in np.unique(truth))
+    _, classes = distinct(truth)
+    _, sets = distinct(groups)
+    least = _fewest_groups(classes, sets)
     if least < 2:
         raise DataError(
             "a class has one patient on a training side, so nothing can be chosen or calibrated "
             "there: leave --sweep out, use fewer folds, or merge the class"
         )
-    splitter = StratifiedGroupKFold(min(most, least), shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")
-        return [(a, b) for a, b in splitter.split(truth, truth, groups) if len(a) and len(b)]
+    folds = min(most, least)
+    fold = stratified_folds(classes, sets, folds, seed)
+    sides = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(folds)]
+    return [(a, b) for a, b in sides if len(a) and len(b)]
+
+
+def _groups_of_classes(classes: NDArray[np.intp], groups: NDArray[np.intp]) -> NDArray[np.intp]:
+    """(k,) how many groups hold each class; both numbers from 0 on."""
+    k = int(classes.max()) + 1
+    held = np.bincount(groups * k + classes, minlength=(int(groups.max()) + 1) * k).reshape(-1, k)
+    groups_of: NDArray[np.intp] = (held > 0).sum(axis=0)
+    return groups_of
+
+
+def _fewest_groups(classes: NDArray[np.intp], groups: NDArray[np.intp]) -> int:
+    return int(_groups_of_classes(classes, groups).min())
 
 
 def _most_folds(labels: NDArray[np.str_], groups: NDArray[np.intp]) -> int:
-    commonest = int(np.unique(labels, return_counts=True)[1].max())
+    commonest = int(np.bincount(distinct(labels)[1]).max())
     return min(len(np.unique(groups)), commonest)
 
 
@@ -194,17 +207,13 @@ def _stratified(
     ids: NDArray[np.str_], labels: NDArray[np.str_], groups: NDArray[np.intp], folds: int, seed: int
 ) -> NDArray[np.intp]:
     """(n,) fold of each image, the same for the same ids in any order."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    order = np.argsort(ids)
+    order = np.argsort(ids, kind="stable")
     _, first, number = np.unique(groups[order], return_index=True, return_inverse=True)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    place = np.empty(len(first), dtype=np.intp)
+    place[np.argsort(first)] = np.arange(len(first))
     fold = np.empty(len(ids), dtype=np.intp)
-    with warnings.catch_warnings():
-        # a class rarer than the folds is absent from some test sides, which is no harm
-        warnings.filterwarnings("ignore", message="The least populated class")
-        for k, (_, test) in enumerate(splitter.split(order, labels[order], first[number])):
-            fold[order[test]] = k
+    _, classes = distinct(labels)
+    fold[order] = stratified_folds(classes[order], place[number], folds, seed)
     if len(np.unique(fold)) < folds:
         raise DataError(f"one of {folds} folds would be empty; use fewer folds or another seed")
     return fold
@@ -212,25 +221,30 @@ def _stratified(
 
 def check_classes(labels: NDArray[np.str_], groups: NDArray[np.intp], by: str = "patient") -> None:
     """Refuse labels no honest split can be made of."""
-    classes = np.unique(labels)
+    classes, number = distinct(labels)
     if len(classes) < 2:
         found = repr(str(classes[0])) if len(classes) else "none"
         raise DataError(f"a probe needs two classes; the labels have one value: {found}")
-    for name in classes:
-        patients = len(np.unique(groups[labels == name]))
+    for name, patients, images in zip(
+        classes,
+        _groups_of_classes(number, distinct(groups)[1]),
+        np.bincount(number),
+        strict=True,
+    ):
         if patients < 2:
             raise DataError(
-                f"class {str(name)!r} has {patients} {by} ({(labels == name).sum()} images), so "
+                f"class {str(name)!r} has {patients} {by} ({images} images), so "
                 f"it cannot be both learnt and tested; leave the class out or merge it"
             )
 
 
 def check_sides(split: Split, labels: NDArray[np.str_]) -> None:
     """Refuse a split that would train without one of its classes."""
-    classes = set(labels[split.fold != OUTSIDE].tolist())
+    names, number = distinct(labels)
+    classes = np.unique(number[split.fold != OUTSIDE])
     for k, (train, _) in enumerate(split):
-        if missing := classes - set(labels[train].tolist()):
+        if len(missing := np.setdiff1d(classes, number[train])):
             raise DataError(
-                f"fold {k} would train without class {min(missing)!r}; use fewer folds or "
-                f"another seed, or leave the class out or merge it"
+                f"fold {k} would train without class {str(names[missing[0]])!r}; use fewer folds "
+                f"or another seed, or leave the class out or merge it"
             )

@@ -40,7 +40,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore import blocks
 from embedstore.arrays import Arrays
+from embedstore.blocks import Blocks
 from embedstore.commit import read_root, stamp_of
 from embedstore.errors import DataError, StoreError, UsageError
 from embedstore.types import Embeddings, Pixels, Recipe, Spec
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 
 SAMPLE_COLUMNS = ("id", "path", "group", "exam", "view", "laterality", "split")
 FAILURE_COLUMNS = ("id", "path", "stage", "reason", "spec")
+_READ_TOGETHER = 1 << 19  # rows
 NOTICEABLE = 0.01
 """Share of the breast a recipe may cut away, in the mean, without a word."""
 
@@ -385,20 +388,47 @@ class Store(Arrays):
         queries = asked(searcher, ids, vectors, unlike)
         return searcher.search(queries, k, where, per, include_same_patient, exact)
 
-    def read(self, backbone: Spec | str) -> Embeddings:
-        """Everything of one Spec, with every column of the sample table, in the table's order."""
+    def read(self, backbone: Spec | str, columns: Sequence[str] | None = None) -> Embeddings:
+        """Everything of one Spec, in the table's order, with every column of the sample table.
+
+        Vectors that would take more than a gigabyte as float32 stay on the disk (`blocks.Blocks`).
+
+        Parameters
+        ----------
+        columns
+            Only these columns, of those there are; ids, patients and exams always come.
+        """
         spec = self.find(backbone)
-        prefix = f"embeddings/{spec.key}"
         rows, places = self.aligned(spec)
-        columns = {n: self.array(self.column_array(n), rows) for n in self.column_names}
+        always = ("id", "group", "exam")
+        names = [n for n in self.column_names if columns is None or n in {*always, *columns}]
+        table = {name: self._column(name, rows) for name in names}
         return Embeddings(
             spec,
-            columns.pop("id"),
-            self.array(f"{prefix}/vectors", places),
-            columns.pop("group"),
-            self.array(f"{prefix}/digests", places),
-            columns,
+            table.pop("id"),
+            self._vectors(spec, places),
+            table.pop("group"),
+            self.array(f"embeddings/{spec.key}/digests", places),
+            table,
         )
+
+    def _column(self, name: str, rows: NDArray[np.intp]) -> NDArray[np.str_]:
+        """Read a column block by block: text on its way takes ten times the memory it ends in."""
+        array = self.column_array(name)
+        starts = range(0, max(1, len(rows)), _READ_TOGETHER)
+        parts = [self.array(array, rows[a : a + _READ_TOGETHER]) for a in starts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _vectors(self, spec: Spec, places: NDArray[np.intp]) -> NDArray[Any] | Blocks:
+        """Read vectors into memory where they are small enough to be worked on there."""
+        name = f"embeddings/{spec.key}/vectors"
+        if len(places) * spec.dim * 4 <= blocks.IN_MEMORY:
+            return self.array(name, places)
+        mapped = self.mapped(name)
+        if mapped is None:
+            return Blocks(_Fetched(self, name, (self.rows(name), spec.dim)), places)
+        in_order = len(places) == len(mapped) and bool((np.diff(places) == 1).all())
+        return Blocks(mapped, None if in_order else places)
 
     def texts(self, backbone: Spec | str) -> Texts:
         """Return the sentences kept of a Spec, each with its (d,) vector, not normalised."""
@@ -478,8 +508,8 @@ class KeptPixels:
     def read(self, rows: Sequence[int]) -> list[Kept]:
         """Return the pictures of the samples of these raw rows; KeyError where one is not kept."""
         kinds: dict[str, list[int]] = {}
-        for place, row in enumerate(rows):
-            kinds.setdefault(self._places[row][0], []).append(place)
+        for number, row in enumerate(rows):
+            kinds.setdefault(self._places[row][0], []).append(number)
         found: dict[int, Kept] = {}
         for prefix, places in kinds.items():
             at = np.array([self._places[rows[p]][1] for p in places], dtype=np.intp)
@@ -487,11 +517,29 @@ class KeptPixels:
                 self.store.array(f"{prefix}/{name}", at)
                 for name in ("values", "digests", "cut", "stat")
             )
-            for n, place in enumerate(places):
+            for n, number in enumerate(places):
                 size, time = stat[n].tolist()
-                found[place] = Kept(digests[n].tobytes(), values[n], float(cut[n]), (size, time))
-        return [found[place] for place in range(len(rows))]
+                found[number] = Kept(digests[n].tobytes(), values[n], float(cut[n]), (size, time))
+        return [found[number] for number in range(len(rows))]
 
 
 def _is(name: str, prefix: str, kind: str, store: Store) -> bool:
     return name.startswith(prefix) and store.arrays[name]["node_type"] == kind
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """Rows of an array that cannot be mapped, read when they are asked for."""
+
+    store: Store
+    name: str
+    shape: tuple[int, int]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        found: np.dtype[Any] = np.dtype(self.store.arrays[self.name]["data_type"])
+        return found
+
+    def __getitem__(self, rows: slice | NDArray[np.intp]) -> NDArray[Any]:
+        at = np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else rows
+        return self.store.array(self.name, at)

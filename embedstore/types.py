@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.blocks import Blocks, part
 from embedstore.errors import DataError, SpecMismatch
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 Floats = NDArray[np.float32]
 Resize = Literal["pad", "squash", "centre-crop"]
 
+_HASHED = 1 << 18
 TRAIN, VALIDATION, OUTSIDE = -1, -2, -3
 """What stands in a split for an image that no fold tests."""
 
@@ -75,7 +77,7 @@ class Sample:
         """The path as it may be stored and said: "" where private, odd bytes of names escaped."""
         if self.private:
             return ""
-        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+        return os.fsencode(str(self.path)).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +223,8 @@ class Embeddings:
     Attributes
     ----------
     vectors
-        (n, d) float32 or float16, as the backbone gave them (not normalised).
+        (n, d) float32 or float16, as the backbone gave them (not normalised). Where they would not
+        fit in memory a `Blocks`, which stays on the disk and gives rows when asked.
     ids, groups
         (n,) str: sample ids and patients.
     digests
@@ -232,7 +235,7 @@ class Embeddings:
 
     spec: Spec
     ids: NDArray[np.str_]
-    vectors: NDArray[np.floating[Any]]
+    vectors: NDArray[np.floating[Any]] | Blocks
     groups: NDArray[np.str_]
     digests: NDArray[np.uint8]
     columns: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
@@ -240,7 +243,11 @@ class Embeddings:
     def __post_init__(self) -> None:
         """Refuse columns of unequal length and vectors of another dimension than the Spec's."""
         n = len(self.ids)
-        arrays = {"vectors": self.vectors, "groups": self.groups, "digests": self.digests}
+        arrays: dict[str, Sized] = {
+            "vectors": self.vectors,
+            "groups": self.groups,
+            "digests": self.digests,
+        }
         for name, array in {**arrays, **self.columns}.items():
             if len(array) != n:
                 raise DataError(f"{name} has {len(array)} rows, ids has {n}")
@@ -253,14 +260,14 @@ class Embeddings:
 
     def unit(self) -> Floats:
         """(n, d) float32, each row of Euclidean length 1; a zero row stays zero."""
-        return unit_rows(self.vectors)
+        return unit_rows(np.asarray(self.vectors))
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Embeddings:
         """Only those rows, in that order."""
         return Embeddings(
             self.spec,
             self.ids[rows],
-            self.vectors[rows],
+            part(self.vectors, rows),
             self.groups[rows],
             self.digests[rows],
             {k: v[rows] for k, v in self.columns.items()},
@@ -283,9 +290,18 @@ class Split:
     @property
     def fingerprint(self) -> str:
         """Hash of who stands where, whatever the order of the rows, and whatever is outside."""
-        inside = self.fold != OUTSIDE
-        pairs = zip(self.ids[inside].tolist(), self.fold[inside].tolist(), strict=True)
-        return fingerprint(sorted(pairs))
+        folds = np.atleast_1d(self.fold)  # a damaged file may have one number
+        inside = np.flatnonzero(folds != OUTSIDE)
+        inside = inside[np.argsort(self.ids[inside], kind="stable")]
+        # as `fingerprint` of the sorted pairs of id and fold, of which ten million fill the memory
+        sha256 = hashlib.sha256(b"[")
+        for start in range(0, len(inside), _HASHED):
+            rows = inside[start : start + _HASHED]
+            pairs = list(zip(self.ids[rows].tolist(), folds[rows].tolist(), strict=True))
+            text = json.dumps(pairs, separators=(",", ":"), ensure_ascii=True)
+            sha256.update(("," * bool(start) + text[1:-1]).encode())
+        sha256.update(b"]")
+        return sha256.hexdigest()[:12]
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
         """Yield (train, test) row numbers, fold by fold."""

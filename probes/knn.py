@@ -7,11 +7,13 @@ neighbour votes with exp(cosine / temperature).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from embedstore.blocks import Blocks, part
 from embedstore.classifier import (
     Answer,
     Doubles,
@@ -27,6 +29,9 @@ from embedstore.exact import nearest
 from embedstore.pairs import all_neighbours
 from embedstore.types import Floats, unit_rows
 
+QUERIES = 1 << 14
+"""So many tested vectors are searched for at once."""
+
 
 class KNNProbe(VectorClassifier):
     """k nearest neighbours by cosine.
@@ -39,6 +44,7 @@ class KNNProbe(VectorClassifier):
         Small values let the nearest decide, large ones give every neighbour the same say.
     """
 
+    takes_blocks = True
     default_grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "n_neighbors": (1, 3, 5, 10, 20, 50, 100, 200),
         "temperature": (0.02, 0.07, 0.2, 1.0),
@@ -48,11 +54,11 @@ class KNNProbe(VectorClassifier):
         self.n_neighbors = n_neighbors
         self.temperature = temperature
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> KNNProbe:
+    def fit(self, X: ArrayLike | Blocks, y: ArrayLike) -> KNNProbe:
         """Keep (n, d) vectors, made unit length, and (n,) labels."""
         _check(self.n_neighbors, self.temperature)
         vectors, self.codes_ = self._read(X, y, least=1)
-        self.unit_ = unit_rows(vectors)
+        self.unit_ = _unit(vectors)
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
@@ -62,7 +68,11 @@ class KNNProbe(VectorClassifier):
         return _shares(cosines, self.codes_[rows], len(self.classes_), self.temperature)
 
     def fit_grid(
-        self, X: NDArray[Any], y: NDArray[Any], splits: Sequence[Split], grid: Mapping[str, Any]
+        self,
+        X: NDArray[Any] | Blocks,
+        y: NDArray[Any],
+        splits: Sequence[Split],
+        grid: Mapping[str, Any],
     ) -> list[list[Answer]]:
         """Answer the tested side of each split at each point of a grid, by one search a split.
 
@@ -76,13 +86,20 @@ class KNNProbe(VectorClassifier):
         answers: list[list[Answer]] = [[] for _ in tried]
         for train, test in splits:
             kept, own = np.unique(codes[train], return_inverse=True)
-            unit = unit_rows(standardised(vectors, train))
-            cosines, rows = nearest(unit[test], unit[train], min(most, len(train)))
-            votes = own[rows]
-            for of_point, point in zip(answers, tried, strict=True):
-                k = point["n_neighbors"]
-                p = _shares(cosines[:, :k], votes[:, :k], len(kept), point["temperature"])
-                of_point.append((p, self.classes_[kept]))
+            rows = standardised(vectors, train)
+            unit = _unit(part(rows, train))
+            found: list[list[Doubles]] = [[] for _ in tried]
+            for some in _cut(test):
+                asked = unit_rows(rows[some])
+                cosines, near = nearest(asked, unit, min(most, len(train)))
+                votes = own[near]
+                for of_point, point in zip(found, tried, strict=True):
+                    k = point["n_neighbors"]
+                    of_point.append(
+                        _shares(cosines[:, :k], votes[:, :k], len(kept), point["temperature"])
+                    )
+            for answer, of_point in zip(answers, found, strict=True):
+                answer.append((np.concatenate(of_point), self.classes_[kept]))
         return answers
 
     def leave_one_out(
@@ -97,6 +114,32 @@ class KNNProbe(VectorClassifier):
         unit = unit_rows(self._seen(X))
         cosines, rows = all_neighbours(unit, min(self.n_neighbors, len(unit) - 1), groups)
         return _shares(cosines, self.codes_[rows], len(self.classes_), self.temperature)
+
+
+@dataclass(frozen=True, slots=True)
+class _UnitBlocks:
+    """Vectors made unit length as they are read."""
+
+    vectors: Blocks
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.vectors.shape
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, rows: Any) -> Floats:
+        return unit_rows(self.vectors[rows])
+
+
+def _unit(vectors: Any) -> Any:
+    return _UnitBlocks(vectors) if isinstance(vectors, Blocks) else unit_rows(vectors)
+
+
+def _cut(rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Cut rows into parts whose vectors, and whose neighbours' cosines, are small."""
+    return np.array_split(rows, max(1, -(-len(rows) // QUERIES)))
 
 
 def _shares(cosines: Floats, votes: NDArray[np.intp], k: int, temperature: float) -> Doubles:

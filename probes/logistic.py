@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
+from embedstore.blocks import Blocks
 from embedstore.classifier import (
     Answer,
     Doubles,
@@ -19,6 +20,7 @@ from embedstore.classifier import (
     require,
     row_weights,
     softmax,
+    tested,
     warn_unless,
     whole,
 )
@@ -51,6 +53,7 @@ class LogisticProbe(VectorClassifier):
         (1,) passes over the vectors.
     """
 
+    takes_blocks = True
     default_grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "C": tuple(float(f"{c:.3g}") for c in np.logspace(-6, 3, 10))
     }
@@ -69,7 +72,7 @@ class LogisticProbe(VectorClassifier):
         self.max_iter = max_iter
         self.device = device
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> LogisticProbe:
+    def fit(self, X: ArrayLike | Blocks, y: ArrayLike) -> LogisticProbe:
         """Fit (n, d) vectors to (n,) labels."""
         self._check()
         vectors, codes = self._read(X, y)
@@ -96,7 +99,11 @@ class LogisticProbe(VectorClassifier):
         return softmax(logits)
 
     def fit_grid(
-        self, X: NDArray[Any], y: NDArray[Any], splits: Sequence[Split], grid: Mapping[str, Any]
+        self,
+        X: NDArray[Any] | Blocks,
+        y: NDArray[Any],
+        splits: Sequence[Split],
+        grid: Mapping[str, Any],
     ) -> list[list[Answer]]:
         """Answer the tested side of each split at each point of a grid, all Cs and splits at once.
 
@@ -126,7 +133,7 @@ class LogisticProbe(VectorClassifier):
             head.classes_ = self.classes_
             numbers = [i for i, o in enumerate(others) if o == other]
             Cs = [tried[i].get("C", self.C) for i in numbers]
-            size = folds_at_once(vectors.shape[1], len(self.classes_), len(Cs))
+            size = folds_at_once(vectors.shape[1], len(self.classes_), len(Cs), len(codes))
             for start in range(0, len(splits), size):
                 found = head._solved(vectors, codes, splits[start : start + size], Cs)
                 for i, of_point in zip(numbers, found, strict=True):
@@ -135,7 +142,7 @@ class LogisticProbe(VectorClassifier):
 
     def _solved(
         self,
-        vectors: NDArray[Any],
+        vectors: NDArray[Any] | Blocks,
         codes: NDArray[np.intp],
         splits: Sequence[Split],
         Cs: Sequence[float],
@@ -143,15 +150,21 @@ class LogisticProbe(VectorClassifier):
         """Answers by C and split, with the numbers of the classes that were trained."""
         for C in Cs:
             self.set_params(C=C)._check()
-        weights = np.zeros((len(splits), len(codes)))
+        kind = np.float32 if isinstance(vectors, Blocks) else np.float64
+        weights = np.zeros((len(splits), len(codes)), dtype=kind)
         for row, (train, _) in zip(weights, splits, strict=True):
             row[train] = row_weights(codes[train], self.classes_, self.class_weight)
         found = solve(vectors, codes, weights, Cs, True, None, self.tol, self.max_iter, self.device)
         answers: list[list[Answer]] = [[] for _ in Cs]
-        for fold, (train, test) in enumerate(splits):
-            kept = np.unique(codes[train])
-            for of_point, logits in zip(answers, found.logits(vectors[test], fold), strict=True):
-                of_point.append((softmax(logits[:, kept]), kept))
+        kept = [np.flatnonzero(np.bincount(codes[train])) for train, _ in splits]
+
+        def answer(fold: int, rows: NDArray[Any]) -> Doubles:
+            return softmax(found.logits(rows, fold)[:, :, kept[fold]])
+
+        every = tested(vectors, [test for _, test in splits], answer)
+        for numbers, of_fold in zip(kept, every, strict=True):
+            for of_point, each in zip(answers, of_fold, strict=True):
+                of_point.append((each, numbers))
         return answers
 
     def _check(self) -> None:

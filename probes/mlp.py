@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from torch import Tensor, nn
 
+from embedstore.blocks import Blocks
 from embedstore.classifier import (
     Doubles,
     VectorClassifier,
@@ -22,6 +23,9 @@ from embedstore.classifier import (
     whole,
 )
 from embedstore.solver import one_thread
+
+Data = list[Any]
+"""(n, d) vectors, a `Tensor` or `Blocks`, and tensors of (n,) classes and of (n,) weights."""
 
 
 class MLPProbe(VectorClassifier):
@@ -59,6 +63,7 @@ class MLPProbe(VectorClassifier):
         Loss of the part held back, by epoch.
     """
 
+    takes_blocks = True
     default_grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "hidden_layer_sizes": ((64,), (256,)),
         "weight_decay": (0.01, 0.1, 1.0),
@@ -88,12 +93,14 @@ class MLPProbe(VectorClassifier):
         self.class_weight = class_weight
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> MLPProbe:
+    def fit(self, X: ArrayLike | Blocks, y: ArrayLike) -> MLPProbe:
         """Train on (n, d) vectors and (n,) labels."""
         self._check()
         vectors, codes = self._read(X, y)
         counts = row_weights(codes, self.classes_, self.class_weight)
-        rows = torch.tensor(vectors, dtype=torch.float32)
+        rows = vectors
+        if not isinstance(vectors, Blocks):
+            rows = torch.tensor(vectors, dtype=torch.float32)
         data = [rows, torch.as_tensor(codes), torch.as_tensor(counts, dtype=torch.float32)]
         seed = int(check_random_state(self.random_state).randint(2**31))
         train, held = self._parted(codes, seed)
@@ -101,7 +108,7 @@ class MLPProbe(VectorClassifier):
         with torch.random.fork_rng(devices=[]), one_thread():
             torch.manual_seed(seed)
             net = self._net(rows.shape[1], len(self.classes_))
-            looked = self._train(net, [part[train] for part in data], [part[held] for part in data])
+            looked = self._train(net, _taken(data, train), _taken(data, held))
             self.validation_losses_ = looked
             torch.manual_seed(seed)
             net = self._net(rows.shape[1], len(self.classes_))
@@ -138,8 +145,8 @@ class MLPProbe(VectorClassifier):
     def _train(
         self,
         net: nn.Sequential,
-        train: list[Tensor],
-        held: list[Tensor] | None,
+        train: Data,
+        held: Data | None,
         epochs: int | None = None,
     ) -> list[float]:
         """Step through the epochs; stop when `held` no longer gains, and return its losses."""
@@ -151,13 +158,14 @@ class MLPProbe(VectorClassifier):
             net.train()
             for batch in _batches(len(train[0]), self.batch_size):
                 optimizer.zero_grad()
-                _loss(net, [part[batch] for part in train]).backward()  # type: ignore[no-untyped-call]
+                some = [_in_memory(part) for part in _taken(train, batch)]
+                _loss(net, some).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             if held is None:
                 continue
             net.eval()
             with torch.no_grad():
-                losses.append(float(_loss(net, held)))
+                losses.append(_loss_of_all(net, held))
             if not np.isfinite(losses[-1]):
                 raise ValueError(
                     f"the loss is {losses[-1]} after {len(losses)} epochs; give a learning_rate "
@@ -187,6 +195,28 @@ class MLPProbe(VectorClassifier):
 def _batches(n: int, size: int) -> Iterator[Tensor]:
     """Yield shuffled row numbers in even batches."""
     yield from torch.randperm(n).tensor_split(max(1, -(-n // size)))
+
+
+def _taken(data: Data, rows: Tensor) -> Data:
+    """Those rows of each part; of `Blocks` nothing is read yet."""
+    return [p.take(rows.numpy()) if isinstance(p, Blocks) else p[rows] for p in data]
+
+
+def _in_memory(part: Tensor | Blocks) -> Tensor:
+    return torch.from_numpy(part[:]) if isinstance(part, Blocks) else part
+
+
+def _loss_of_all(net: nn.Sequential, data: Data) -> float:
+    """Weighted mean cross-entropy, of `Blocks` block by block."""
+    rows, codes, counts = data
+    if not isinstance(rows, Blocks):
+        return float(_loss(net, [rows, codes, counts]))
+    total = 0.0
+    for start, block in rows.blocks():
+        some = slice(start, start + len(block))
+        own = [torch.from_numpy(block), codes[some], counts[some]]
+        total += float(_loss(net, own)) * float(counts[some].sum())
+    return total / float(counts.sum())
 
 
 def _loss(net: nn.Sequential, data: list[Tensor]) -> Tensor:

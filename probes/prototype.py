@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from embedstore.blocks import Blocks
 from embedstore.classifier import Doubles, VectorClassifier, above_zero, require, softmax
 from embedstore.types import unit_rows
 
@@ -33,6 +34,7 @@ class PrototypeProbe(VectorClassifier):
         (k, d) class means.
     """
 
+    takes_blocks = True
     default_grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "metric": ("cosine", "euclidean"),
         "temperature": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
@@ -42,14 +44,22 @@ class PrototypeProbe(VectorClassifier):
         self.metric = metric
         self.temperature = temperature
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> PrototypeProbe:
+    def fit(self, X: ArrayLike | Blocks, y: ArrayLike) -> PrototypeProbe:
         """Average (n, d) vectors by their (n,) labels."""
         known = self.metric in {"cosine", "euclidean"}
         require("metric", self.metric, known, "'cosine' or 'euclidean'")
         require("temperature", self.temperature, above_zero(self.temperature), "more than 0")
         vectors, codes = self._read(X, y)
+        k = len(self.classes_)
+        if isinstance(vectors, Blocks):
+            sums = np.zeros((k, vectors.shape[1]))
+            for start, block in vectors.blocks():
+                own = codes[start : start + len(block)]
+                sums += (own == np.arange(k)[:, None]).astype(np.float64) @ self._rows(block)
+            self.means_ = sums / np.bincount(codes, minlength=k)[:, None]
+            return self
         rows = self._rows(vectors)
-        self.means_ = np.stack([rows[codes == c].mean(axis=0) for c in range(len(self.classes_))])
+        self.means_ = np.stack([rows[codes == c].mean(axis=0) for c in range(k)])
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:

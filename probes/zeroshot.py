@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from embedstore.blocks import Blocks
 from embedstore.classifier import VectorClassifier, above_zero, require, softmax, text_matrix
 from embedstore.types import unit_rows
 
@@ -35,6 +36,7 @@ class ZeroShotProbe(VectorClassifier):
     """
 
     standardize = False
+    takes_blocks = True
     needs_text = True
 
     def __init__(
@@ -43,7 +45,7 @@ class ZeroShotProbe(VectorClassifier):
         self.class_vectors = class_vectors
         self.temperature = temperature
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> ZeroShotProbe:
+    def fit(self, X: ArrayLike | Blocks, y: ArrayLike) -> ZeroShotProbe:
         """Check that (n, d) vectors and (n,) labels are of the same kind as the class vectors."""
         require("temperature", self.temperature, above_zero(self.temperature), "more than 0")
         vectors, _ = self._read(X, y)

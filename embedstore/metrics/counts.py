@@ -21,9 +21,8 @@ def confusion(
     truth: NDArray[np.intp], answer: NDArray[np.intp], classes: int, draws: Draws
 ) -> Counts:
     """(b, k, k) weighted counts."""
-    onehot = np.zeros((len(truth), classes * classes), dtype=np.uint8)
-    onehot[np.arange(len(truth)), truth * classes + answer] = 1
-    return draws.total(onehot).reshape(-1, classes, classes)
+    cells = draws.counts(truth * classes + answer, classes * classes)
+    return cells.reshape(-1, classes, classes)
 
 
 def accuracy(counts: Counts) -> Values:

@@ -28,7 +28,7 @@ def brier(truth: NDArray[np.intp], p: NDArray[np.floating[Any]]) -> NDArray[np.f
     """
     off = p.astype(np.float64)
     off[np.arange(len(truth)), truth] -= 1
-    total: NDArray[np.float64] = (off**2).sum(axis=1)
+    total: NDArray[np.float64] = np.square(off, out=off).sum(axis=1)
     return total / 2 if p.shape[1] == 2 else total
 
 
@@ -43,11 +43,9 @@ def expected_calibration_error(
     confidence = p.max(axis=1).astype(np.float64)
     surplus = confidence - (p.argmax(axis=1) == truth)
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    placed = np.zeros((len(truth), BINS))
-    placed[np.arange(len(truth)), bins] = surplus
-    return ratio(np.abs(draws.total(placed)).sum(axis=1), images(draws))
+    return ratio(np.abs(draws.sums(bins, BINS, surplus)).sum(axis=1), images(draws))
 
 
 def images(draws: Draws) -> NDArray[np.float64]:
     """(b,) how many images each resample has."""
-    return draws.total(np.ones((len(draws.patient), 1), dtype=np.uint8))[:, 0]
+    return draws.counts(np.zeros(len(draws.patient), dtype=np.intp), 1)[:, 0]

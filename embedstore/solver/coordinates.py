@@ -14,6 +14,8 @@ GRAM_ROWS = 16
 SAMPLE_ROWS = 2048
 """Rows that curvature is looked at in; it only has to be near."""
 
+COUNTED_ROWS = 2**20
+
 LEAST = 1e-9
 """Of the curvature at the start: no direction is ever taken for flatter."""
 
@@ -35,7 +37,7 @@ class Coordinates:
         if spectrum is None:
             middle = scale.mean(dim=0)
             spectrum, self.vectors = torch.linalg.eigh(rows.gram(middle, GRAM_ROWS * len(middle)))
-            noise = torch.finfo(rows.x.dtype).eps * len(middle) ** 0.5
+            noise = torch.finfo(rows.kind).eps * len(middle) ** 0.5
             spectrum = spectrum.clamp(min=float(spectrum[-1]) * noise)
         self.shares = _shares(rows)
         self.mix, spread = _class_axes(self.shares)
@@ -46,9 +48,9 @@ class Coordinates:
         self._least = self.curvature * LEAST
         fewer = max(64, BLOCK_LOGITS // (len(scale) * rows.m))
         self._rows, self._sample = rows, rows.sample(min(SAMPLE_ROWS, fewer))
-        turned = rows.x[self._sample] / scale.mean(dim=0).to(rows.x.dtype)
+        turned = rows.some(self._sample) / scale.mean(dim=0).to(rows.kind)
         if self.vectors is not None:
-            turned = turned @ self.vectors.to(rows.x.dtype)
+            turned = turned @ self.vectors.to(rows.kind)
         self._squares = turned**2
 
     def start(self) -> Tensor:
@@ -84,8 +86,10 @@ class Coordinates:
 
 def _shares(rows: Rows) -> Tensor:
     """(F, k): each class's share of a fold's weight."""
-    counts = torch.zeros(len(rows.weights), rows.m + 1, dtype=torch.float64, device=rows.x.device)
-    counts.index_add_(1, rows.codes, rows.weights.double())
+    counts = torch.zeros(len(rows.weights), rows.m + 1, dtype=torch.float64, device=rows.device)
+    for a in range(0, rows.n, COUNTED_ROWS):
+        some = slice(a, a + COUNTED_ROWS)
+        counts.index_add_(1, rows.codes[some], rows.weights[:, some].double())
     return counts / rows.totals[:, None]
 
 

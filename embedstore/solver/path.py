@@ -37,7 +37,7 @@ class Path:
         """Take (C,) rising `Cs`; `tol` and `max_iter` as `solve` does."""
         self.rows, self.coordinates = rows, coordinates
         self.Cs, self.max_iter = Cs, max_iter
-        self.tol = max(tol, TOLERANCE[rows.x.dtype])
+        self.tol = max(tol, TOLERANCE[rows.kind])
         shape = (len(rows.weights), len(Cs))
         like = coordinates.curvature
         self.at = torch.zeros(*shape, *like.shape[1:], dtype=like.dtype, device=like.device)
@@ -115,7 +115,7 @@ class Path:
         penalty = self._penalty()
         flat = (len(self.stage), -1)
         diagonal = (self.coordinates.curvature + penalty).view(flat)
-        kind = self.rows.x.dtype
+        kind = self.rows.kind
         q = (point.slope + penalty * point.at).view(flat).to(kind)
         diagonal, penalty = diagonal.to(kind), penalty.to(kind)
         if self.steps:
@@ -157,7 +157,7 @@ class Path:
         ), bad
 
     def _remember(self, old: Point, new: Point) -> None:
-        kind = self.rows.x.dtype
+        kind = self.rows.kind
         self.steps.append(((new.at - old.at).to(kind), (new.slope - old.slope).to(kind)))
         del self.steps[:-MEMORY]
 

@@ -61,11 +61,15 @@ class Rows:
     ----------
     x
         (n, d), less `centre`, in the precision of the products.
+    n, d, kind, device
+        Its shape, precision and where it is.
     centre
         (d,) float64.
     codes, weights, offset
         (n,), (F, n) and (m, n), rows as in `x`; `offset` holds log-odds against the last class.
     """
+
+    offset: Tensor | None
 
     def __init__(
         self,
@@ -80,17 +84,26 @@ class Rows:
         order, bounds = _sorted(weights > 0)
         kind = torch.float64 if vectors.dtype == np.float64 else torch.float32
         self.x = torch.as_tensor(np.ascontiguousarray(vectors[order])).to(device, kind)
-        self.codes = torch.as_tensor(codes[order]).to(device)
-        self.weights = torch.as_tensor(weights[:, order]).to(device, kind)
-        row_bytes = self.x.shape[1] * self.x.element_size()
-        self._strip = max(32, STRIP_BYTES[self.x.device.type] // row_bytes)
-        self.m = int(codes.max())
-        self._classes = torch.arange(self.m + 1, device=device)[:, None]
-        self.offset = None
+        self._take_rest(
+            codes[order], torch.as_tensor(weights[:, order]).to(device, kind), bounds, self.x.shape
+        )
         if offset is not None:
             against = offset[order, : self.m] - offset[order, self.m :]
             self.offset = torch.as_tensor(np.ascontiguousarray(against.T)).to(device, kind)
-        every = torch.arange(len(weights), device=device)
+        self.centre = self._centred()
+
+    def _take_rest(
+        self, codes: NDArray[np.intp], weights: Tensor, bounds: Sequence[int], shape: Sequence[int]
+    ) -> None:
+        """Take what comes with the rows: classes, weights, and where each kind of rows begins."""
+        (self.n, self.d), self.kind, self.device = shape, weights.dtype, weights.device
+        self.codes, self.weights = torch.as_tensor(codes).to(self.device), weights
+        row_bytes = self.d * weights.element_size()
+        self._strip = max(32, STRIP_BYTES[self.device.type] // row_bytes)
+        self.m = int(codes.max())
+        self._classes = torch.arange(self.m + 1, device=self.device)[:, None]
+        self.offset = None
+        every = torch.arange(len(weights), device=self.device)
         trains = self.weights > 0
         self.spans = [
             Span(a, b, every[trains[:, a:b].any(dim=1)])
@@ -98,21 +111,28 @@ class Rows:
         ]
         self.span_weights = [self.weights[s.folds, s.start : s.stop] for s in self.spans]
         self._kept: tuple[Tensor, Tensor] | None = None
-        if (self.m + 1) * len(self.x) <= KEPT_TRUTH:
-            self._kept = self._truth(0, len(self.x))
-        self.totals = self.weights.double().sum(dim=1)
-        self.centre = self._centred()
+        if (self.m + 1) * self.n <= KEPT_TRUTH:
+            self._kept = self._truth(0, self.n)
+        self.totals = self.weights.sum(dim=1, dtype=torch.float64)
+
+    def some(self, rows: Tensor) -> Tensor:
+        """(s, d): those rows of `x`."""
+        return self.x[rows]
+
+    def _read(self, start: int, stop: int) -> Tensor:
+        """Rows of `x`, to be done with before the same thread asks for the next."""
+        return self.x[start:stop]
 
     def _centred(self) -> Tensor:
         """Centre `x` in place by its weighted mean; any shift would do, this one parts best."""
         share = self.weights.double().sum(dim=0)
         share /= share.sum()
-        share = share.to(self.x.dtype)
+        share = share.to(self.kind)
 
         def part(blocks: Sequence[Block]) -> Tensor:
             return _summed(share[a:b] @ self.x[a:b] for a, b, _ in blocks)
 
-        centre = _summed(self.crew.each(part, self.blocks())).to(self.x.dtype)
+        centre = _summed(self.crew.each(part, self.blocks())).to(self.kind)
 
         def shift(blocks: Sequence[Block]) -> None:
             for a, b, _ in blocks:
@@ -123,8 +143,8 @@ class Rows:
 
     def blocks(self, logits_a_row: int = 1) -> list[list[Block]]:
         """Cut the rows into even parts, one for each of the crew, and these into blocks."""
-        most = min(BLOCK_ROWS[self.x.device.type], max(1, BLOCK_LOGITS // logits_a_row))
-        share = -(-len(self.x) // self.crew.size)
+        most = min(BLOCK_ROWS[self.device.type], max(1, BLOCK_LOGITS // logits_a_row))
+        share = -(-self.n // self.crew.size)
         return [
             [
                 Block(a, min(a + most, stop), number)
@@ -132,19 +152,20 @@ class Rows:
                 for stop in [min(span.stop, begin + share)]
                 for a in range(max(span.start, begin), stop, most)
             ]
-            for begin in range(0, len(self.x), share)
+            for begin in range(0, self.n, share)
         ]
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """(F, d) mean and standard deviation of each fold's rows, each row counted once."""
-        trains = (self.weights > 0).to(self.x.dtype)
 
         def part(blocks: Sequence[Block]) -> Tensor:
-            pairs = ((trains[:, a:b], self.x[a:b]) for a, b, _ in blocks)
+            pairs = (
+                ((self.weights[:, a:b] > 0).to(self.kind), self._read(a, b)) for a, b, _ in blocks
+            )
             return _summed(torch.stack([t @ x, t @ x**2]) for t, x in pairs)
 
         sums = _summed(self.crew.each(part, self.blocks()))
-        mean, square = sums / trains.double().sum(dim=1)[:, None]
+        mean, square = sums / (self.weights > 0).sum(dim=1, dtype=torch.float64)[:, None]
         return mean, (square - mean**2).clamp(min=0).sqrt()
 
     def gram(self, scale: Tensor, most: int) -> Tensor:
@@ -155,8 +176,8 @@ class Rows:
         some = self.sample(most)
         weight = self.weights[:, some].double().mean(dim=0)
         up = self.totals.mean() / weight.sum()
-        root = (weight * up).sqrt().to(self.x.dtype)
-        taken, inverse = self.x[some], (1 / scale).to(self.x.dtype)
+        root = (weight * up).sqrt().to(self.kind)
+        taken, inverse = self.some(some), (1 / scale).to(self.kind)
 
         def part(starts: Sequence[int]) -> Tensor:
             blocks = (slice(a, a + GRAM_BLOCK) for a in starts)
@@ -203,9 +224,12 @@ class Rows:
             folds = view.folds
             if not len(folds):
                 continue
-            desk = Desk(self.m, len(folds), max(b.stop - b.start for b in cut), self.x)
-            found = [self._block(block, desk, view) for block in cut]
-            lost, slope, residual = (_summed(each) for each in zip(*found, strict=True))
+            desk = Desk(self.m, len(folds), max(b.stop - b.start for b in cut), self.weights)
+            first, *rest = cut
+            lost, slope, residual = (t.double() for t in self._block(first, desk, view))
+            for block in rest:
+                more = self._block(block, desk, view)
+                lost, slope, residual = lost + more[0], slope.add_(more[1]), residual + more[2]
             loss[folds] += lost
             by_v[folds] += slope.view(self.m, len(folds), -1).transpose(0, 1)
             by_b[folds] += residual.view(self.m, len(folds)).T
@@ -215,7 +239,7 @@ class Rows:
         """Loss (f,), slope (m f, d) and sum of the residuals (m f,) of the span's f folds."""
         start, stop, number = block
         desk.take(stop - start)
-        x = torch.split(self.x[start:stop], self._strip)
+        x = torch.split(self._read(start, stop), self._strip)
         strips = torch.split(desk.z, self._strip, dim=1)
         for strip, logits in zip(x, strips, strict=True):
             torch.addmm(view.shift, view.columns, strip.T, out=logits)
@@ -231,8 +255,8 @@ class Rows:
 
     def sample(self, most: int) -> Tensor:
         """(s,) row numbers, drawn: rows evenly spaced may all be of one fold."""
-        drawn = np.random.default_rng(0).permutation(len(self.x))[:most]
-        return torch.as_tensor(np.sort(drawn)).to(self.x.device)
+        drawn = np.random.default_rng(0).permutation(self.n)[:most]
+        return torch.as_tensor(np.sort(drawn)).to(self.device)
 
     def spread(self, v: Tensor, b: Tensor, axes: Tensor, sample: Tensor) -> Tensor:
         """Variance of the class along each of `axes` (F, m, m), at some rows: (F, m, s).
@@ -241,7 +265,7 @@ class Rows:
         """
         every = torch.arange(len(v), device=v.device)
         columns, shift = self._columns(v, b, every)
-        z = torch.addmm(shift, columns, self.x[sample].T).view(self.m, len(v), len(sample))
+        z = torch.addmm(shift, columns, self.some(sample).T).view(self.m, len(v), len(sample))
         if self.offset is not None:
             z += self.offset[:, None, sample]
         against_last = torch.cat([z, torch.zeros_like(z[:1])])
@@ -254,23 +278,23 @@ class Rows:
 
     def _columns(self, v: Tensor, b: Tensor, folds: Tensor) -> tuple[Tensor, Tensor]:
         """Lay the folds' weights side by side, class by class: (m f, d), and (m f, 1)."""
-        columns = v[folds].transpose(0, 1).reshape(-1, v.shape[2]).to(self.x.dtype)
-        return columns, b[folds].T.reshape(-1, 1).to(self.x.dtype)
+        columns = v[folds].transpose(0, 1).reshape(-1, v.shape[2]).to(self.kind)
+        return columns, b[folds].T.reshape(-1, 1).to(self.kind)
 
     def _truth(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """(k, 1, n): 1 for each row's class and 0 for others, and the other way round."""
         if self._kept is not None:
             truth, others = self._kept
             return truth[:, :, start:stop], others[:, :, start:stop]
-        truth = (self.codes[start:stop] == self._classes).to(self.x.dtype)[:, None]
+        truth = (self.codes[start:stop] == self._classes).to(self.kind)[:, None]
         return truth, 1 - truth
 
 
 def _summed(parts: Iterable[Tensor]) -> Tensor:
-    """Sum in float64."""
-    first, *rest = parts
-    total = first.to(torch.float64, copy=True)
-    for part in rest:
+    """Sum in float64, one after the other as they come."""
+    each = iter(parts)
+    total = next(each).to(torch.float64, copy=True)
+    for part in each:
         total += part
     return total
 

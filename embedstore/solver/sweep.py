@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from embedstore.blocks import Blocks, part
 from embedstore.solver.coordinates import Coordinates
 from embedstore.solver.path import MEMORY, Path
 from embedstore.solver.rows import Rows
+from embedstore.solver.streamed import StreamedRows
 from embedstore.solver.threads import Crew, crew
 
 Doubles = NDArray[np.float64]
@@ -50,9 +52,12 @@ class Solution:
 
     def logits(self, vectors: NDArray[Any], fold: int) -> Doubles:
         """(n, d) to (C, n, k), by the weights of one fold."""
-        rows = (np.asarray(vectors, dtype=np.float64) - self.mean[fold]) / self.scale[fold]
-        logits: Doubles = rows @ self.coef[fold].transpose(0, 2, 1)
-        logits += self.intercept[fold][:, None]
+        coef = self.coef[fold] / self.scale[fold]
+        columns = torch.from_numpy(coef.reshape(-1, coef.shape[2]).T)
+        # torch's product: inside a crew it keeps to one thread, as numpy's does not
+        flat = torch.from_numpy(np.array(vectors, dtype=np.float64)) @ columns
+        logits: Doubles = flat.numpy().reshape(-1, *coef.shape[:2]).swapaxes(0, 1)
+        logits += (self.intercept[fold] - coef @ self.mean[fold])[:, None]
         return logits
 
 
@@ -67,7 +72,7 @@ class Request(NamedTuple):
 
 
 def solve(
-    vectors: NDArray[Any],
+    vectors: NDArray[Any] | Blocks,
     codes: NDArray[np.intp],
     weights: NDArray[Any],
     Cs: Sequence[float],
@@ -82,7 +87,8 @@ def solve(
     Parameters
     ----------
     vectors
-        (n, d), finite. Products are in float64 if the vectors are, else in float32.
+        (n, d), finite. Products are in float64 if the vectors are, else in float32. `Blocks` are
+        read anew for each pass, unless the rows that train some fold fit in memory.
     codes
         (n,) classes, 0 to k-1.
     weights
@@ -102,8 +108,14 @@ def solve(
         A fold trains fewer than two classes.
     """
     k = int(codes.max()) + 1
-    weights = np.asarray(weights, dtype=np.float64)
-    present = np.stack([(weights * (codes == c)).sum(axis=1) > 0 for c in range(k)], axis=1)
+    if isinstance(vectors, Blocks):
+        used = np.flatnonzero(weights.any(axis=0))
+        taken = vectors.take(used).settled()
+        if isinstance(taken, np.ndarray):
+            vectors, codes, weights = taken, codes[used], weights[:, used]
+            offset = None if offset is None else offset[used]
+    weights = np.asarray(weights, np.float32 if isinstance(vectors, Blocks) else np.float64)
+    present = np.stack([(weights[:, codes == c] > 0).any(axis=1) for c in range(k)], axis=1)
     if (alone := present.sum(axis=1) < 2).any():
         raise ValueError(f"fold {int(np.flatnonzero(alone)[0])} trains fewer than two classes")
     order = np.argsort(Cs, kind="stable")
@@ -112,17 +124,18 @@ def solve(
     # what has no more rows than columns is solved in a span of its own
     few = (weights > 0).sum(axis=1) <= vectors.shape[1]
     kinds = np.column_stack([present, np.where(few, np.arange(len(few)) + 1, 0)])
-    most = vectors.size // THREAD_VALUES if device == "cpu" else 1
+    most = vectors.shape[0] * vectors.shape[1] // THREAD_VALUES if device == "cpu" else 1
     with crew(most) as hands:
         for kind in np.unique(kinds, axis=0):
             folds = np.flatnonzero((kinds == kind).all(axis=1))
             classes = np.flatnonzero(kind[:-1])
             inside = np.flatnonzero(np.isin(codes, classes))
-            rows = inside if len(inside) < len(codes) else slice(None)  # no copy of all of them
+            every = len(inside) == len(codes)  # no copy of all of them
+            own = weights if len(folds) == len(weights) else weights[folds]
             found = (_in_span if kind[-1] else _together)(
-                vectors[rows],
-                np.searchsorted(classes, codes[rows]),
-                weights[folds][:, rows],
+                vectors if every else part(vectors, inside),
+                np.searchsorted(classes, codes if every else codes[inside]),
+                own if every else own[:, inside],
                 None if offset is None else offset[np.ix_(inside, classes)],
                 request,
                 hands,
@@ -131,9 +144,12 @@ def solve(
     return answer
 
 
-def folds_at_once(d: int, k: int, Cs: int) -> int:
-    """How many folds `solve` should be given at once, so that it stays within a gigabyte."""
-    values = (k - 1) * (d + 1) * (2 * MEMORY + 2 * Cs + 10)
+def folds_at_once(d: int, k: int, Cs: int, n: int = 0) -> int:
+    """How many folds `solve` should be given at once, so that it stays within a gigabyte.
+
+    Of `n` rows that are many more than the weights, their part counts, too.
+    """
+    values = (k - 1) * (d + 1) * (2 * MEMORY + 2 * Cs + 10) + n
     return max(1, 2**27 // values)
 
 
@@ -144,21 +160,26 @@ def standard_scale(mean: Doubles, deviation: Doubles) -> Doubles:
 
 
 def _together(
-    vectors: NDArray[Any],
+    vectors: NDArray[Any] | Blocks,
     codes: NDArray[np.intp],
     weights: Doubles,
     offset: Doubles | None,
     request: Request,
     crew: Crew,
 ) -> Solution:
-    rows = Rows(vectors, codes, weights, offset, request.device, crew)
+    rows: Rows
+    if isinstance(vectors, Blocks):
+        single = weights.astype(np.float32, copy=False)
+        rows = StreamedRows(vectors, codes, single, offset, request.device, crew)
+    else:
+        rows = Rows(vectors, codes, weights, offset, request.device, crew)
     centre = rows.centre.cpu().numpy()
     mean, scale = np.zeros((len(weights), len(centre))), np.ones((len(weights), len(centre)))
     if request.standardize:
         moved, deviation = (m.cpu().numpy() for m in rows.moments())
         mean = centre + moved
         scale = standard_scale(mean, deviation)
-    coordinates = Coordinates(rows, torch.as_tensor(scale).to(rows.x.device), None)
+    coordinates = Coordinates(rows, torch.as_tensor(scale).to(rows.device), None)
     path = _gone(rows, coordinates, request)
     v, b = _weights(path, coordinates)
     intercept = b + np.einsum("fcmd,fd->fcm", v, mean - centre)
@@ -166,7 +187,7 @@ def _together(
 
 
 def _in_span(
-    vectors: NDArray[Any],
+    vectors: NDArray[Any] | Blocks,
     codes: NDArray[np.intp],
     weights: Doubles,
     offset: Doubles | None,
@@ -193,8 +214,8 @@ def _in_span(
     shape = (1, len(root))
     coordinates = Coordinates(
         rows,
-        torch.ones(shape, dtype=torch.float64, device=rows.x.device),
-        torch.as_tensor(root**2 * weights[0, used].mean()).to(rows.x.device),
+        torch.ones(shape, dtype=torch.float64, device=rows.device),
+        torch.as_tensor(root**2 * weights[0, used].mean()).to(rows.device),
     )
     path = _gone(rows, coordinates, request)
     v, b = _weights(path, coordinates)
@@ -204,7 +225,7 @@ def _in_span(
 
 
 def _gone(rows: Rows, coordinates: Coordinates, request: Request) -> Path:
-    Cs = torch.as_tensor(request.Cs).to(rows.x.device)
+    Cs = torch.as_tensor(request.Cs).to(rows.device)
     path = Path(rows, coordinates, Cs, request.tol, request.max_iter)
     path.run()
     return path
