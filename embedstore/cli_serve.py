@@ -70,11 +70,13 @@ def serve(
         )
     from embedstore.server.app import run
     from embedstore.server.settings import LOOPBACK, MIB, Settings
+    from embedstore.store import Store
 
     if host not in LOOPBACK and not expose:
         raise UsageError(
             f"--host {host} lets other machines ask; say so with --expose, or leave --host out"
         )
+    Store.open(store)  # a wrong path is told before a port that is taken
     settings = Settings(
         store.resolve(),
         host,

@@ -167,6 +167,7 @@ def _extracted(asked: Study, folder: Path, device: str) -> Path:
     if asked.store:
         return Path(asked.store)
     made = folder / "store.zarr"
+    _checked(asked, made)
     columns = [f"{role}={name}" for role, name in asked.columns.items()]
     for name in asked.recipes or ("mammography",):
         recipe, _, resize = name.partition("+")
@@ -181,6 +182,15 @@ def _extracted(asked: Study, folder: Path, device: str) -> Path:
             keep_pixels=True,
         )
     return made
+
+
+def _checked(asked: Study, store: Path) -> None:
+    """Refuse what cannot be carried out before images are embedded, and not after."""
+    from embedstore.study import before
+
+    before.check(asked)
+    if not store.exists():  # columns may have been added to it since
+        before.check_manifest(asked, Path(asked.manifest))
 
 
 def carry_out(pieces: Sequence[Piece], folder: Path) -> tuple[dict[str, Result], list[str]]:
@@ -247,10 +257,10 @@ def _table(findings: Findings) -> Any:
     heading, *body = tables.rows(findings)
     kept = [0, 1, 2, *range(len(heading) - 5, len(heading) - 2)]
     table = Table(title=escape(findings.title), show_lines=False)
-    for place in kept:
-        table.add_column(escape(heading[place]), overflow="fold")
-    for row in body:
-        table.add_row(*(escape(row[place]) for place in kept))
+    for at in kept:
+        table.add_column(escape(heading[at]), overflow="fold")
+    for row in body:  # intervals stand below their values, so that names have room
+        table.add_row(*(escape(row[at].replace(" [", "\n[")) for at in kept))
     return table
 
 
@@ -301,6 +311,7 @@ def _extract_both(asked: Study, store: Path, clip: str, tuned: str, device: str)
     from embedstore.study import recipe as both
 
     table = Path(asked.manifest)
+    _checked(asked, store)
     columns = [f"{role}={name}" for role, name in asked.columns.items()]
     for names, name in (
         ([clip, tuned], both.CORRECTED),

@@ -19,7 +19,7 @@ import pytest
 import zarr
 from PIL import Image
 from safetensors.numpy import load_file
-from server_process import Films, Server
+from server_process import Films, Served
 from sklearn.manifold import trustworthiness
 from text_stores import said
 from vector_stores import unit, write
@@ -32,21 +32,21 @@ pytest.importorskip("uvicorn")
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
-    return Films(tmp_path_factory.mktemp("films"))
+    return Films.shared(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def server(films: Films, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(films.path, tmp_path_factory.mktemp("server"), "--probe", films.probe)
+def server(films: Films) -> Iterator[Served]:
+    started = Served(films.path, probes={films.probe.name: films.probe})
     yield started
-    assert started.stop() == 0
+    started.stop()
 
 
 def ids(cases: Any) -> list[str]:
     return [case["id"] for case in cases]
 
 
-def test_an_image_finds_what_numpy_finds_in_other_patients(films: Films, server: Server) -> None:
+def test_an_image_finds_what_numpy_finds_in_other_patients(films: Films, server: Served) -> None:
     answer = server.post("search", ids=[films.ids[5]], k=8).json
     others = films.others(films.patients[5])
     assert ids(answer["cases"]) == films.best(films.unit[5], 8, others)
@@ -54,14 +54,14 @@ def test_an_image_finds_what_numpy_finds_in_other_patients(films: Films, server:
     np.testing.assert_allclose([c["similarity"] for c in answer["cases"]], cosines, atol=1e-5)
 
 
-def test_the_same_patient_is_found_only_when_asked_for(films: Films, server: Server) -> None:
+def test_the_same_patient_is_found_only_when_asked_for(films: Films, server: Served) -> None:
     answer = server.post("search", ids=[films.ids[5]], k=8, same_patient=True).json
     others = np.array(films.ids) != films.ids[5]
     assert ids(answer["cases"]) == films.best(films.unit[5], 8, others)
     assert films.patients[5] in {c["patient"] for c in answer["cases"]}
 
 
-def test_unlike_pulls_the_query_away(films: Films, server: Server) -> None:
+def test_unlike_pulls_the_query_away(films: Films, server: Served) -> None:
     like, unlike = films.ids[5], films.ids[20]
     answer = server.post("search", ids=[like], unlike=[unlike], k=5).json
     query = 2 * films.unit[5] - films.unit[20]
@@ -69,7 +69,7 @@ def test_unlike_pulls_the_query_away(films: Films, server: Server) -> None:
     assert ids(answer["cases"]) == films.best(query, 5, others)
 
 
-def test_words_find_what_the_text_tower_s_own_vector_finds(films: Films, server: Server) -> None:
+def test_words_find_what_the_text_tower_s_own_vector_finds(films: Films, server: Served) -> None:
     sentences = ["an extremely dense breast", "a breast of dense tissue"]
     answer = server.post("search", text=sentences, k=7).json
     vectors = said(sentences).astype(np.float64)
@@ -77,7 +77,7 @@ def test_words_find_what_the_text_tower_s_own_vector_finds(films: Films, server:
     assert ids(answer["cases"]) == films.best(query, 7)
 
 
-def test_a_filter_and_one_a_patient_hold_inside_the_search(films: Films, server: Server) -> None:
+def test_a_filter_and_one_a_patient_hold_inside_the_search(films: Films, server: Served) -> None:
     where = "view == 'MLO' and density in ['C', 'D']"
     answer = server.post("search", ids=[films.ids[0]], k=3, where=where, per="patient").json
     view, density = films.table["view"].to_numpy(), np.array(films.density)
@@ -89,7 +89,7 @@ def test_a_filter_and_one_a_patient_hold_inside_the_search(films: Films, server:
     assert ids(answer["cases"]) == list(firsts.values())[:3]
 
 
-def test_labels_are_compared_with_chance_among_other_patients(films: Films, server: Server) -> None:
+def test_labels_are_compared_with_chance_among_other_patients(films: Films, server: Served) -> None:
     answer = server.post("search", ids=[films.ids[5]], k=10, label="density").json
     mine, others = films.density[5], films.others(films.patients[5])
     found = [films.density[films.ids.index(i)] for i in ids(answer["cases"])]
@@ -100,7 +100,7 @@ def test_labels_are_compared_with_chance_among_other_patients(films: Films, serv
     assert f"({share:.0%}); {chance:.0%} by chance" in line
 
 
-def test_a_text_says_how_the_labels_of_its_neighbours_mix(films: Films, server: Server) -> None:
+def test_a_text_says_how_the_labels_of_its_neighbours_mix(films: Films, server: Served) -> None:
     answer = server.post("search", text=["a dense breast"], k=12).json
     found = Counter(films.density[films.ids.index(i)] for i in ids(answer["cases"]))
     (line,) = [s for s in answer["summary"] if s.startswith("density")]
@@ -108,14 +108,14 @@ def test_a_text_says_how_the_labels_of_its_neighbours_mix(films: Films, server: 
         assert f"{value} {n} ({films.density.count(value) / len(films.ids):.0%} of all)" in line
 
 
-def test_a_file_of_the_store_finds_what_its_vector_finds(films: Films, server: Server) -> None:
+def test_a_file_of_the_store_finds_what_its_vector_finds(films: Films, server: Served) -> None:
     data = Path(films.table["path"][3]).read_bytes()
     answer = server.send("search", data, k=6).json
     # the very file is known by its bytes, and so its patient is left out
     assert ids(answer["cases"]) == films.best(films.unit[3], 6, films.others(films.patients[3]))
 
 
-def test_a_new_file_is_embedded_and_shown_as_the_store_s_were(films: Films, server: Server) -> None:
+def test_a_new_file_is_embedded_and_shown_as_the_store_s_were(films: Films, server: Served) -> None:
     data = Path(films.table["path"][3]).read_bytes() + b"other bytes, the same picture"
     answer = server.send("search", data, k=3).json
     assert ids(answer["cases"]) == films.best(films.unit[3], 3)
@@ -133,7 +133,7 @@ def kept_pixels(films: Films, row: int) -> np.ndarray:
     return np.asarray(values[int(np.flatnonzero(rows == row)[0])])
 
 
-def test_a_patient_named_with_a_file_is_left_out(films: Films, server: Server) -> None:
+def test_a_patient_named_with_a_file_is_left_out(films: Films, server: Served) -> None:
     data = Path(films.table["path"][3]).read_bytes() + b"other bytes"
     patient = films.patients[3]
     answer = server.send("search", data, k=6, patient=patient).json
@@ -141,14 +141,14 @@ def test_a_patient_named_with_a_file_is_left_out(films: Films, server: Server) -
     assert server.send("search", data, patient="nobody").status == 400
 
 
-def test_a_picture_is_the_store_s_pixels(films: Films, server: Server) -> None:
+def test_a_picture_is_the_store_s_pixels(films: Films, server: Served) -> None:
     reply = server.get("picture", id=films.ids[7])
     assert reply.headers["content-type"] == "image/png"
     shown = np.asarray(Image.open(io.BytesIO(reply.body)))
     np.testing.assert_array_equal(shown, kept_pixels(films, 7))
 
 
-def test_a_sample_is_all_the_table_says_but_its_path(films: Films, server: Server) -> None:
+def test_a_sample_is_all_the_table_says_but_its_path(films: Films, server: Served) -> None:
     reply = server.get("sample", id=films.ids[7])
     row = films.table.row(7, named=True)
     known = {k: str(v) for k, v in row.items() if v is not None and k != "path"}
@@ -156,7 +156,7 @@ def test_a_sample_is_all_the_table_says_but_its_path(films: Films, server: Serve
     assert str(films.folder) not in reply.body.decode()
 
 
-def test_a_probe_says_what_its_numbers_say(films: Films, server: Server) -> None:
+def test_a_probe_says_what_its_numbers_say(films: Films, server: Served) -> None:
     answer = server.post("predict", probe="density-probe", id=films.ids[9], k=4).json
     arrays = load_file(films.probe / "probe.safetensors")
     described = json.loads((films.probe / "probe.json").read_text())
@@ -169,7 +169,7 @@ def test_a_probe_says_what_its_numbers_say(films: Films, server: Server) -> None
     assert answer["answer"] == described["classes"][int(expected.argmax())]
 
 
-def test_cases_for_and_against_are_the_nearest_of_each(films: Films, server: Server) -> None:
+def test_cases_for_and_against_are_the_nearest_of_each(films: Films, server: Served) -> None:
     answer = server.post("predict", probe="density-probe", id=films.ids[9], k=4).json
     density, others = np.array(films.density), films.others(films.patients[9])
     for side, passing in (
@@ -179,7 +179,7 @@ def test_cases_for_and_against_are_the_nearest_of_each(films: Films, server: Ser
         assert ids(answer[side]) == films.best(films.unit[9], 4, others & passing)
 
 
-def test_an_uploaded_file_gets_the_same_prediction(films: Films, server: Server) -> None:
+def test_an_uploaded_file_gets_the_same_prediction(films: Films, server: Served) -> None:
     data = Path(films.table["path"][9]).read_bytes()
     by_file = server.send("predict", data, probe="density-probe", k=4).json
     by_id = server.post("predict", probe="density-probe", id=films.ids[9], k=4).json
@@ -191,7 +191,7 @@ def test_an_uploaded_file_gets_the_same_prediction(films: Films, server: Server)
 
 @pytest.mark.parametrize("same", [False, True])
 def test_an_uploaded_files_patient_is_left_out_unless_asked_for(
-    films: Films, server: Server, same: bool
+    films: Films, server: Served, same: bool
 ) -> None:
     data = Path(films.table["path"][9]).read_bytes()
     patient = films.patients[9]
@@ -201,7 +201,7 @@ def test_an_uploaded_files_patient_is_left_out_unless_asked_for(
     assert ids(answer["cases"]) == films.best(films.unit[9], 6, passing)
 
 
-def test_two_sentences_divide_the_store_as_numpy_does(films: Films, server: Server) -> None:
+def test_two_sentences_divide_the_store_as_numpy_does(films: Films, server: Served) -> None:
     a, b = "an almost entirely fatty breast", "an extremely dense breast"
     answer = server.post("divide", a=a, b=b, label="density").json
     vectors = said([a, b]).astype(np.float64)
@@ -219,14 +219,14 @@ def test_two_sentences_divide_the_store_as_numpy_does(films: Films, server: Serv
     assert ids(answer["most_b"]) == [films.ids[j] for j in order[::-1][:6]]
 
 
-def test_a_filter_divides_only_what_passes(films: Films, server: Server) -> None:
+def test_a_filter_divides_only_what_passes(films: Films, server: Served) -> None:
     answer = server.post(
         "divide", a="a fatty breast", b="a dense breast", where="view == 'CC'"
     ).json
     assert answer["a"] + answer["b"] == (films.table["view"] == "CC").sum()
 
 
-def ready(server: Server, **values: str) -> Any:
+def ready(server: Served, **values: str) -> Any:
     for _ in range(300):
         found = server.get("map", **values).json
         if found["state"] != "working":
@@ -235,7 +235,7 @@ def ready(server: Server, **values: str) -> Any:
     raise AssertionError("no map in 30 s")
 
 
-def test_the_map_keeps_neighbours_together(films: Films, server: Server) -> None:
+def test_the_map_keeps_neighbours_together(films: Films, server: Served) -> None:
     found = ready(server, label="density")
     assert found["state"] == "ready"
     assert found["ids"] == films.ids
@@ -248,7 +248,7 @@ def test_the_map_keeps_neighbours_together(films: Films, server: Server) -> None
 def test_a_later_commit_is_seen_without_a_restart(films: Films, tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     shutil.copytree(films.path, path)
-    server = Server(path, tmp_path / "server")
+    server = Served(path)
     try:
         first = server.post("search", ids=[films.ids[0]], k=3).json
         patient = first["cases"][0]["patient"]
@@ -261,7 +261,7 @@ def test_a_later_commit_is_seen_without_a_restart(films: Films, tmp_path: Path) 
         assert server.get("picture", id=gone).status == 404
         assert server.get("sample", id=gone).status == 404
     finally:
-        assert server.stop() == 0
+        server.stop()
 
 
 def test_without_kept_pictures_files_are_read_only_when_asked_for(
@@ -276,14 +276,14 @@ def test_without_kept_pictures_files_are_read_only_when_asked_for(
     extract = ["extract", str(manifest), "--store", str(path), "--backbone", "phantom-clip"]
     assert _run(extract, False) == 0
     name = server_ids(path)[0]
-    without = Server(path, tmp_path / "a")
+    without = Served(path)
     try:
         refused = without.get("picture", id=name)
         assert refused.status == 404
         assert "--keep-pixels" in refused.json["error"]
     finally:
         without.stop()
-    reading = Server(path, tmp_path / "b", "--read-files")
+    reading = Served(path, read_files=True)
     try:
         shown = np.asarray(Image.open(io.BytesIO(reading.get("picture", id=name).body)))
         np.testing.assert_array_equal(shown, kept_pixels(films, 0))
@@ -322,7 +322,7 @@ def server_ids(path: Path) -> list[str]:
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
-    films: Films, server: Server, asked: dict[str, object], status: int, said_: str
+    films: Films, server: Served, asked: dict[str, object], status: int, said_: str
 ) -> None:
     reply = server.post("search", **asked)
     assert str(films.folder) not in reply.body.decode()
@@ -351,13 +351,14 @@ def test_without_its_packages_it_says_what_to_install(films: Films) -> None:
 
 
 def test_a_probe_of_other_vectors_and_a_port_that_is_taken_are_refused(
-    films: Films, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    films: Films, server: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "other.zarr", unit(0, 8, 4))
     for path, options, said_ in (
         (tmp_path / "other.zarr", ["--port", "0", "--probe", str(films.probe)], "takes vectors of"),
         (films.path, ["--port", str(server.port)], "another --port"),
-        (tmp_path / "none.zarr", ["--port", "0"], "no such store"),
+        (tmp_path / "none.zarr", ["--port", str(server.port)], "no such store"),
+        (films.path, ["--port", "0", "--model", "vgg=biomedclip"], "there are phantom-clip"),
         (films.path, ["--port", "0", "--model", "biomedclip"], "BACKBONE=NAME"),
     ):
         assert _run(["serve", str(path), *options], False) in {1, 2}

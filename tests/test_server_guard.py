@@ -35,16 +35,25 @@ STATIC = ROOT / "embedstore" / "server" / "static"
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
-    return Films(tmp_path_factory.mktemp("films"), patients=8)
+    return Films.shared(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def server(films: Films, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     temporary = tmp_path_factory.mktemp("server")
     started = Server(films.path, temporary, "--max-upload", "2", "--probe", films.probe)
+    assert len(list(temporary.glob("embedstore-serve-*"))) == 1
     yield started
-    assert started.stop() == 0
-    assert "Traceback" not in (temporary / "log").read_text()
+    ended_clean(started, signal.SIGTERM)
+
+
+def ended_clean(server: Server, by: signal.Signals) -> None:
+    """Whatever happened to it, a signal ends it in order, and its folder is gone."""
+    server.process.send_signal(by)
+    assert server.process.wait(30) == 0
+    assert list(server.temporary.glob("embedstore-serve-*")) == []
+    assert "Traceback" not in server.said()
+    server.stop()
 
 
 def operations(server: Server) -> list[tuple[str, str]]:
@@ -330,22 +339,7 @@ def test_many_filters_do_not_fill_the_memory(films: Films) -> None:
         assert len(searcher._choices) <= most
 
 
-@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_and_removes_its_folder(
-    films: Films, tmp_path: Path, signal_: signal.Signals
-) -> None:
-    server = Server(films.path, tmp_path / "server")
-    assert len(list(server.temporary.glob("embedstore-serve-*"))) == 1
-    server.process.send_signal(signal_)
-    assert server.process.wait(30) == 0
-    assert list(server.temporary.glob("embedstore-serve-*")) == []
-    assert "Traceback" not in (server.temporary / "log").read_text()
-    assert server.process.stdout is not None
-    server.process.stdout.close()
-    server.log.close()
-
-
-def test_an_exposed_server_takes_addresses_and_the_names_it_was_told(
+def test_an_exposed_server_takes_addresses_and_names_and_ctrl_c_ends_it(
     films: Films, server: Server, tmp_path: Path
 ) -> None:
     options = ("--host", "0.0.0.0", "--expose", "--allow-host", "Films.example")
@@ -364,8 +358,10 @@ def test_an_exposed_server_takes_addresses_and_the_names_it_was_told(
             assert exposed.raw("GET", "/api/store", headers=headers).status == status, host
         assert exposed.raw("GET", "/api/store").status == 401
         assert "nothing is encrypted" in exposed.said()
+        assert len(list(exposed.temporary.glob("embedstore-serve-*"))) == 1
+        ended_clean(exposed, signal.SIGINT)
     finally:
-        assert exposed.stop() == 0
+        exposed.stop()
 
 
 def test_by_default_only_this_machine_is_listened_to(server: Server) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from server_process import Films, Server
+from server_process import Films, Served
 from text_stores import said
 from vector_stores import unit, write
 
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
-    return Films(tmp_path_factory.mktemp("films"))
+    return Films.shared(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def server(films: Films, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(films.path, tmp_path_factory.mktemp("server"), "--probe", films.probe)
+def server(films: Films) -> Iterator[Served]:
+    started = Served(films.path, probes={films.probe.name: films.probe})
     yield started
-    assert started.stop() == 0
+    started.stop()
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def browser() -> Iterator[Any]:
 class Visit:
     """A page opened by the address that was printed, and all it said and asked meanwhile."""
 
-    def __init__(self, browser: Any, server: Server, width: int = 1280) -> None:
+    def __init__(self, browser: Any, server: Served, width: int = 1280) -> None:
         self.context = browser.new_context(viewport={"width": width, "height": 900})
         self.context.set_default_timeout(15_000)
         self.page = self.context.new_page()
@@ -83,7 +83,7 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser: Any, server: Server) -> Iterator[Visit]:
+def visit(browser: Any, server: Served) -> Iterator[Visit]:
     opened = Visit(browser, server)
     yield opened
     opened.context.close()
@@ -98,7 +98,7 @@ def text_vector(*sentences: str) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_the_token_leaves_the_address_and_no_script_sees_it(visit: Visit, server: Server) -> None:
+def test_the_token_leaves_the_address_and_no_script_sees_it(visit: Visit, server: Served) -> None:
     assert server.token not in visit.page.url
     assert not any(server.token in url for url in visit.asked[1:])
     assert visit.page.evaluate("document.cookie") == ""
@@ -177,12 +177,17 @@ def test_agreement_is_told_in_words(visit: Visit, films: Films) -> None:
     assert [mark.startswith("✗ other") for mark in marks] == [not s for s in same]
 
 
-def test_a_probe_with_its_cases(visit: Visit, films: Films, server: Server) -> None:
+def test_a_probe_with_its_cases(visit: Visit, films: Films, server: Served) -> None:
     visit.page.click("nav a[href='#probe']")
     visit.page.fill("#probe-form input[name=id]", films.ids[9])
     visit.submit("#probe-form", "#probe-results")
     answer = server.post("predict", probe="density-probe", id=films.ids[9]).json
     assert f"density: {answer['answer']}" in visit.page.inner_text("#probe-results")
+    assert "quadratic κ" in visit.page.inner_text("#probe-about")  # as a report names it
+    visit.page.click("nav a[href='#prompts']")
+    visit.page.wait_for_selector("#view-prompts:not([hidden])")
+    assert visit.page.inner_text("#status") == ""  # what it said was of another view
+    visit.page.click("nav a[href='#probe']")
     lists = visit.page.locator("#probe-results .cases")
     for at, side in enumerate(("supporting", "opposing")):
         shown = lists.nth(at).locator("li").evaluate_all("all => all.map(one => one.dataset.id)")
@@ -209,7 +214,7 @@ def test_two_sentences(visit: Visit, films: Films) -> None:
     assert all("nearer to A" in (names.nth(n).get_attribute("aria-label") or "") for n in range(4))
 
 
-def test_the_map_by_keyboard(visit: Visit, films: Films, server: Server) -> None:
+def test_the_map_by_keyboard(visit: Visit, films: Films, server: Served) -> None:
     visit.page.click("nav a[href='#map']")
     visit.page.wait_for_selector(f"#map-canvas[data-points='{len(films.ids)}']", timeout=60_000)
     drawn = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v)"
@@ -233,7 +238,7 @@ def test_the_map_by_keyboard(visit: Visit, films: Films, server: Server) -> None
     visit.page.get_by_role("dialog", name=now).wait_for()
 
 
-def test_problems_are_told(visit: Visit, server: Server) -> None:
+def test_problems_are_told(visit: Visit, server: Served) -> None:
     visit.page.fill("#search-filter input[name=where]", "weight > 3")
     visit.page.check("#search-form input[value=text]")
     visit.page.fill("#search-form input[name=text]", "a dense breast")
@@ -241,10 +246,12 @@ def test_problems_are_told(visit: Visit, server: Server) -> None:
     problem = visit.page.get_by_role("alert")
     problem.wait_for()
     assert "no column 'weight'" in problem.inner_text()
+    visit.page.click("nav a[href='#prompts']")  # where it is not the problem
+    problem.wait_for(state="hidden")
     visit.said = [s for s in visit.said if "400" not in s]  # the browser's own word on it
 
 
-def test_without_the_token_there_is_nothing(browser: Any, server: Server) -> None:
+def test_without_the_token_there_is_nothing(browser: Any, server: Served) -> None:
     page = browser.new_context().new_page()
     page.goto(f"http://127.0.0.1:{server.port}/#token=wrong")
     page.get_by_role("alert").wait_for()
@@ -254,8 +261,11 @@ def test_without_the_token_there_is_nothing(browser: Any, server: Server) -> Non
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_is_wider_than_the_screen(browser: Any, server: Server, width: int) -> None:
+def test_nothing_is_wider_than_the_screen(browser: Any, server: Served, width: int) -> None:
     visit = Visit(browser, server, width)
+    visit.page.evaluate(  # a model of a long name
+        "document.querySelector('#backbone').add(new Option('wide '.repeat(20), 'other'))"
+    )
     visit.search_by_text("a dense breast")
     for view in ("search", "map", "probe", "prompts"):
         visit.page.click(f"nav a[href='#{view}']")
@@ -294,7 +304,7 @@ HOSTILE = [
 def test_what_the_store_says_is_text(browser: Any, tmp_path: Path) -> None:
     labels = {"<b>label</b>": HOSTILE * 3, "it's": ["a'b", 'a"b', "a\\b"] * 4}
     store = write(tmp_path / "s.zarr", unit(0, 12, 8), groups=HOSTILE * 3, labels=labels)
-    server = Server(store.path, tmp_path / "server")
+    server = Served(store.path)
     try:
         visit = Visit(browser, server)
         visit.page.check("#search-form input[value=ids]")

@@ -20,7 +20,9 @@ from safetensors.numpy import save
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from statsmodels.stats.multitest import multipletests
+from vector_stores import write
 
+from embedstore.cli import _run
 from embedstore.errors import UsageError
 from embedstore.few import Few
 from embedstore.prompts.expand import expand
@@ -112,7 +114,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Findings, work.Benc
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("labl = 'y'", "study.toml: unknown key 'labl'; known are title, store"),
+        (
+            "labl = 'y'",
+            "study.toml: unknown key 'labl'; did you mean 'label'? Known are title, store",
+        ),
         (
             "store = 's'\nlabel = 'y'\n[[finetune]]\nbackbone = 'b'\nepoch = 3",
             "study.toml: [finetune] unknown key 'epoch'; known are backbone, name, recipe",
@@ -138,6 +143,76 @@ def test_what_is_wrong_with_a_study_is_one_line(tmp_path: Path, text: str, said:
     with pytest.raises(UsageError, match=re.escape(said)) as error:
         read(tmp_path / "study.toml")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"label": "birads"}, "no column 'birads'; there are density"),
+        ({"by": ["vendor"]}, "no column 'vendor'; there are density"),
+        ({"order": ["A", "B"]}, "leaves out C"),
+        ({"grouping": [["B", "E"]]}, "no class 'E'; there are A, B, C"),
+        ({"heads": ["logistik"]}, "did you mean 'logistic'"),
+        ({"heads": [{"head": "knn", "grid": {"C": [1]}}]}, "knn has n_neighbors"),
+        ({"prompts": [{"backbone": "statistics", "set": "birads"}]}, "no prompt set 'birads'"),
+        ({"finetune": [{"backbone": "b", "settings": {"epoch": 3}}]}, "no setting 'epoch'"),
+        ({"heads": [{"head": "knn", "grid": {"n_neighbors": [3]}}], "sweep": False}, "sweep is"),
+    ],
+)
+def test_what_cannot_be_is_told_before_an_image_is_embedded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, Any], said: str
+) -> None:
+    rows = [f"f{i}.png,p{i},{'ABC'[i % 3]}" for i in range(6)]
+    (tmp_path / "films.csv").write_text("image,patient,density\n" + "\n".join(rows) + "\n")
+    for i in range(6):  # never read: none is an image
+        (tmp_path / f"f{i}.png").write_bytes(b"no image")
+    values = {"manifest": "films.csv", "label": "density", "backbones": ["statistics"]} | more
+    (tmp_path / "study.toml").write_text(as_toml(values))
+    assert _run(["study", str(tmp_path / "study.toml")], debug=False) in {1, 2}
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert said in error
+    assert not (tmp_path / "study" / "store.zarr").exists()
+
+
+def as_toml(values: dict[str, Any]) -> str:
+    """Write values as TOML, which lists, texts and numbers of JSON are too; tables inline."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{k} = {text(v)}" for k, v in value.items()) + "}"
+        if isinstance(value, list):
+            return "[" + ", ".join(map(text, value)) + "]"
+        return json.dumps(value)
+
+    return "\n".join(f"{name} = {text(value)}" for name, value in values.items())
+
+
+def test_a_head_tries_the_grid_it_is_given(tmp_path: Path) -> None:
+    small(tmp_path)
+    heads = [{"head": "knn", "grid": {"n_neighbors": [7]}}]
+    study = planned(tmp_path, heads=heads, backbones=["small"], sweep=True)
+    findings, bench, (piece, *_) = carried_out(study, tmp_path / "out")
+    (one,) = findings.contenders
+    assert [fold["n_neighbors"] for fold in one.report.chosen] == [7, 7, 7]
+    other = planned(tmp_path, heads=["knn"], backbones=["small"], sweep=True)
+    cast = pieces.cast_of(other, bench.store)
+    assert pieces.pieces_of(other, bench, cast)[0].key != piece.key
+    said = next(m for m in findings.methods if m.startswith("small/knn"))
+    assert "n_neighbors chosen on inner folds" in said
+    assert "n_neighbors 20" not in said  # the default, which was not used
+
+
+def test_methods_do_not_claim_patients_that_are_not_known(tmp_path: Path) -> None:
+    labels = ["ABC"[i // 2 % 3] for i in range(60)]
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(60, 5))
+    write(tmp_path / "s.zarr", vectors, groups=[""] * 60, labels={"density": labels})
+    findings, _, _ = carried_out(planned(tmp_path), tmp_path / "out")
+    assert findings.strangers == 60
+    said = " ".join(findings.methods)
+    assert "patients unknown for 60" in said
+    assert "no patient, exam" not in said
+    assert "unknown for 60 images" in tables.markdown(findings)
 
 
 def test_paths_start_where_the_file_lies(tmp_path: Path) -> None:
@@ -428,6 +503,9 @@ def test_the_ledger_s_tables_have_what_the_reports_have(
     for line in body:
         assert len(re.findall(r"(?<!\\)&", line)) == len(columns[1]) - 1
     assert text.count(r"\begin{") == text.count(r"\end{")
+    numbers = " ".join(cell for line in body for cell in line.split("&")[1:])
+    assert "$-$0." in numbers
+    assert not re.search(r"(?<!\w)-\d", numbers)  # a hyphen is no minus
     assert r"a$|$b\_c \& 100 \% $<$script$>$" in text
     lines = [r for r in tables.markdown(findings).splitlines() if r.startswith("|")]
     cells = list(csv.reader(lines, delimiter="|", escapechar="\\", quoting=csv.QUOTE_NONE))

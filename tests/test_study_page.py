@@ -289,9 +289,10 @@ def test_summary_names_the_best_and_what_it_is_set_against(page: Element) -> Non
     found, s = findings.compared[best.name], best.report.metrics["auroc"]
     d = found.differences["auroc"]
     text = section(page, "summary").all("p")[0].text
-    first, second, third = re.split(r"(?<=\.) (?=[A-Z])", text.strip())
+    first, flattered, second, third = re.split(r"(?<=\.) (?=[A-Z])", text.strip())
     assert best.name in first
     assert numbers(first)[1:5] == pytest.approx([s.value, 95, s.low, s.high], abs=6e-4)
+    assert "flatters" in flattered
     assert findings.reference in second
     told = [d.value, 95, d.low, d.high, found.p_holm["auroc"], len(findings.compared)]
     assert numbers(second) == pytest.approx(told, abs=6e-4)
@@ -315,9 +316,52 @@ def test_a_leak_is_said_at_the_top(page: Element) -> None:
     first = findings.contenders[0]
     leaky = replace(first, report=replace(first.report, leak="2 patients on both sides"))
     shown = parsed(replace(findings, contenders=(leaky, *findings.contenders[1:])))
-    assert "2 patients on both sides" in section(shown, "summary").text
+    (warning,) = section(shown, "summary").all("p", class_="warning")
+    assert "2 patients on both sides" in warning.text
+    named = [c.name for c in findings.contenders if c.name in warning.text]
+    assert named == [first.name]
     rows = body_rows(shown.all("table", class_="ledger")[0])
     assert [("leaks" in r[0].text) for r in rows] == [first.name in r[0].text for r in rows]
+
+
+def test_unknown_patients_are_said_at_the_top(page: Element) -> None:
+    assert "unknown" not in page.all("header")[0].text
+    assert "unknown" not in section(page, "summary").text
+    shown = parsed(replace(whole(), strangers=37))
+    (warning,) = section(shown, "summary").all("p", class_="warning")
+    assert "37 of 240 images" in warning.text
+    assert "both sides of the split" in warning.text
+    assert "unknown for 37" in shown.all("header")[0].text
+
+
+def test_a_grouping_of_one_class_is_not_drawn_again() -> None:
+    figures = section(parsed(replace(whole(), groupings=(("B",), ("C", "D")))), "roc").all("figure")
+    assert len(figures) == 5
+    for figure in figures:
+        titles = [p.all("title")[0].text for p in figure.all("path", class_="roc")]
+        assert len(titles) == len(set(titles)) == len(whole().contenders)
+
+
+def test_a_contender_has_one_colour_and_mark_on_the_whole_page(page: Element) -> None:
+    def keys(part: Element) -> dict[str, tuple[str, str]]:
+        items = [li for li in part.all("li") if li.all("svg")]
+        return {li.all("bdi")[0].text: key(li.all("svg")[0]) for li in items}
+
+    def key(drawn: Element) -> tuple[str, str]:
+        mark = drawn.all("path", class_="mark")[0]
+        return str(mark.attributes["class"]), str(mark.attributes["d"])
+
+    roc_keys, curve_keys = keys(section(page, "roc")), keys(section(page, "learning"))
+    assert len(curve_keys) == 2
+    assert {name: roc_keys[name] for name in curve_keys} == curve_keys
+    assert len(set(curve_keys.values())) == 2
+
+
+def test_parity_at_the_first_point_may_take_fewer() -> None:
+    findings = whole()
+    first = replace(findings.curves[0], parity=float(findings.curves[0].reports[0].n_train))
+    told = section(parsed(replace(findings, curves=(first, findings.curves[1]))), "learning")
+    assert f"at most {first.reports[0].n_train} labels" in told.all("li")[0].text
 
 
 def test_parity_stands_on_the_fine_tunes_score(page: Element) -> None:
@@ -337,6 +381,7 @@ def test_parity_stands_on_the_fine_tunes_score(page: Element) -> None:
     assert float(str(ring.attributes["cx"])) == pytest.approx(at, abs=2)
     told = [li.text for li in section(page, "learning").all("li")]
     assert "132 labels" in told[0]
+    assert "at most" not in told[0]
     assert "not reached" in told[1]
 
 

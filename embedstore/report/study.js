@@ -29,6 +29,7 @@ for (const map of document.querySelectorAll("[data-map]")) {
       const cell = Number(option.dataset.cell);
       const left = (cell % columns) * side;
       const top = Math.floor(cell / columns) * side;
+      thumb.classList.add("chosen");
       thumb.setAttribute("viewBox", `${left} ${top} ${side} ${side}`);
       thumb.setAttribute("aria-label", `Thumbnail of ${option.textContent}`);
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from math import isnan
 from typing import Any
 
@@ -16,7 +17,7 @@ from embedstore.report import study_words as words
 from embedstore.report.charts import Line, learning_chart, reliability_chart, roc_chart
 from embedstore.report.roc import roc
 from embedstore.report.svg import Style
-from embedstore.study.findings import Contender, Findings
+from embedstore.study.findings import Contender, Curve, Findings
 from embedstore.types import Score
 
 HIGHLIGHTED = 6
@@ -66,6 +67,8 @@ def _questions(one: Contender, findings: Findings) -> Iterator[Question]:
         elif c == 1:
             yield f"{name} against {classes[0]}", "auroc", truth == c, p[:, c]
     for positive in findings.groupings:
+        if len(positive) == 1 and len(classes) > 2:
+            continue  # that class against the rest is there
         joined, both = grouped(truth, p, classes, positive)
         name = "+".join(positive)
         yield f"{name} against the rest", f"{name}: auroc", joined == 1, both[:, 1]
@@ -147,7 +150,8 @@ def learning(findings: Findings) -> Learning | None:
     if target is not None and isnan(target.value):
         target = None
     title = metric_title(metric)
-    drawn = [(c.name, Style(n), c.reports, c.parity) for n, c in enumerate(curves)]
+    styles = _styles(findings, [c.name for c in curves])
+    drawn = [(c.name, styles[c.name], c.reports, c.parity) for c in curves]
     name = f"{title} over the number of labels of {len(curves)} learning curves; as a table below"
     chart = learning_chart(drawn, metric, title, target, name)
     rows = [
@@ -156,10 +160,20 @@ def learning(findings: Findings) -> Learning | None:
         for r in c.reports
     ]
     best = f"{tuned[0].name}, {title} {words.value(target.value)}" if target else ""
-    parities = [(c.name, _parity(c.parity)) for c in curves] if target else []
+    parities = [(c.name, _parity(c)) for c in curves] if target else []
     legend = tuple((style.line_key(), of) for of, style, _, _ in drawn)
     return Learning(title, best, chart, legend, tuple(rows), tuple(parities))
 
 
-def _parity(labels: float | None) -> str:
-    return "not reached" if labels is None else f"{labels:,.0f} labels"
+def _styles(findings: Findings, names: Sequence[str]) -> Mapping[str, Style]:
+    """Give a curve the style that its contender has in the ROC charts, others what is left."""
+    shown = _highlighted(findings, words.ranked(findings))
+    free = count(len(shown))
+    return {name: shown.get(name) or Style(next(free)) for name in names}
+
+
+def _parity(curve: Curve) -> str:
+    if curve.parity is None:
+        return "not reached"
+    fewest = curve.parity <= curve.reports[0].n_train
+    return f"{'at most ' if fewest else ''}{curve.parity:,.0f} labels"

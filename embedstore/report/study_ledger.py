@@ -45,13 +45,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The table of all contenders; `metrics` are its titles, the first the one it is ordered by."""
+    """The table of all contenders.
+
+    `metrics` are its titles, the first the one it is ordered by; `leaks` what leaks, and to whom.
+    """
 
     metrics: tuple[str, ...]
     ruler: Markup
     rows: tuple[Row, ...]
     floors: tuple[str, ...]
-    leaks: tuple[str, ...]
+    leaks: tuple[tuple[str, str], ...]
     kinds: tuple[tuple[Markup, str], ...]
     comparisons: int
 
@@ -73,7 +76,10 @@ def ledger(findings: Findings) -> Ledger:
     named = {c.name: c for c in order}
     reference = named.get(findings.reference, order[0])
     rows = tuple(_row(c, findings, metrics, reference, scale=scale) for c in order)
-    leaks = dict.fromkeys(c.report.leak for c in order if c.report.leak)
+    leaks: dict[str, list[str]] = {}
+    for one in order:
+        if one.report.leak:
+            leaks.setdefault(one.report.leak, []).append(one.name)
     kinds = dict.fromkeys(c.kind for c in order)
     title = metric_title(main)
     return Ledger(
@@ -81,7 +87,7 @@ def ledger(findings: Findings) -> Ledger:
         ruler(scale, f"{title}, {scale.low:.2f} to {scale.high:.2f}"),
         rows,
         tuple(words.value(reference.report.metrics[m].floor) for m in metrics),
-        tuple(leaks),
+        tuple((leak, ", ".join(names)) for leak, names in leaks.items()),
         tuple((KIND_STYLES[k].mark_key(), words.KINDS[k]) for k in kinds),
         len(findings.compared),
     )

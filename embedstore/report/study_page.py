@@ -23,6 +23,7 @@ MARK = "<!-- embedstore study -->"
 
 _LEVELS: dict[Level, str] = {"wrong": "✗", "look at": "!", "fine": "✓"}
 _EVIDENCE = 5
+_LONG = 16  # letters, above which a part of a name may break within
 
 
 def html(findings: Findings) -> str:
@@ -45,6 +46,7 @@ def html(findings: Findings) -> str:
         choices=tables.choices(findings),
         confusions=tables.confusions(findings),
         roc_panels=figures.roc_panels(findings),
+        seeds=max((len(c.answered.runs) for c in findings.contenders), default=0),
         reliabilities=figures.reliabilities(findings),
         learning=figures.learning(findings),
         tournaments=[_Tournament.of(t, tables.metrics_of(findings)) for t in findings.tournaments],
@@ -160,5 +162,9 @@ class _Audited:
 
 def _breakable(name: str) -> Markup:
     """Let a name break where it is joined, and keep its direction from what is around it."""
-    parts = re.split(r"(?<=[/_])", name)
+    parts = [
+        piece
+        for part in re.split(r"(?<=[/ ])", name)
+        for piece in (re.split(r"(?<=[_@])", part) if len(part) > _LONG else [part])
+    ]
     return Markup("<bdi>{}</bdi>").format(Markup("<wbr>").join(parts))

@@ -78,7 +78,7 @@ def summary(findings: Findings) -> list[Markup]:
     score, report = best.report.metrics[metric], best.report
     first = Markup(
         "Of {} contender{} for {}, <strong>{}</strong> has the {} {}: {} (95 % interval {}), "
-        "on {:,} {}s of {:,} patients{}."
+        "on {:,} {}s of {:,} patients.{}"
     ).format(
         len(findings.contenders),
         "" if len(findings.contenders) == 1 else "s",
@@ -91,7 +91,7 @@ def summary(findings: Findings) -> list[Markup]:
         report.n_test,
         report.level,
         report.n_patients,
-        ", which flatters it a little: it was chosen by this very score"
+        " Being chosen by this very score flatters it a little."
         if len(findings.contenders) > 1
         else "",
     )

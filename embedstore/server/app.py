@@ -103,11 +103,18 @@ def run(settings: Settings, ready: Callable[[Settings], None]) -> None:
     UsageError
         The host or port cannot be had.
     """
-    with _socket(settings) as listening:
+    with listen(settings) as listening:
         settings = replace(settings, port=listening.getsockname()[1])
-        app = create(settings)
-        config = uvicorn.Config(
-            app,
+        server = prepared(settings)
+        ready(settings)
+        server.run(sockets=[listening])
+
+
+def prepared(settings: Settings) -> uvicorn.Server:
+    """Return a server that has only to be run on a socket of the settings' port."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            create(settings),
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -118,16 +125,18 @@ def run(settings: Settings, ready: Callable[[Settings], None]) -> None:
             timeout_keep_alive=10,
             timeout_graceful_shutdown=5,
         )
-        ready(settings)
-        uvicorn.Server(config).run(sockets=[listening])
+    )
 
 
-def _socket(settings: Settings) -> socket.socket:
+def listen(settings: Settings) -> socket.socket:
+    """Listen on the settings' host and port; `UsageError` where they cannot be had."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=128)
     except OSError as error:
-        why = error.strerror or str(error)
+        # names that are not known have numbers below 0 and no text in the system
+        number = error.errno or 0
+        why = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise UsageError(
             f"{settings.host} port {settings.port} cannot be listened on: {why}; give another "
             f"--port, or 0 for any that is free"

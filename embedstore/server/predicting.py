@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from embedstore import saved
 from embedstore.errors import UsageError
+from embedstore.metrics import metric_title
 from embedstore.saved import SavedProbe
 from embedstore.server import schemas
 from embedstore.server.asking import Kind, Question, Searches
@@ -54,7 +55,7 @@ def described(name: str, probe: SavedProbe) -> schemas.Probe:
     for metric in chosen:
         s = report.metrics[metric]
         numbers = {n: _finite(getattr(s, n)) for n in ("value", "low", "high", "floor")}
-        scores.append(schemas.ProbeScore(name=metric, **numbers))
+        scores.append(schemas.ProbeScore(name=metric, title=metric_title(metric), **numbers))
     return schemas.Probe(
         name=name,
         head=probe.head,

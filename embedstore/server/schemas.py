@@ -100,6 +100,7 @@ class ProbeScore(BaseModel):
     """A score on patients that the probe had not seen."""
 
     name: str
+    title: str
     value: float | None
     low: float | None
     high: float | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from starlette.requests import Request
@@ -38,13 +39,15 @@ class Service:
     StoreError
         There is no store.
     UsageError
-        A probe cannot be used with it.
+        A probe cannot be used with it, or a model is of a backbone that it has no vectors of.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.latest = Latest(settings.store, settings.verify)
-        self.probes = load_probes(settings.probes, self.latest.snapshot().store)
+        store = self.latest.snapshot().store
+        _refuse_others(settings.models, [s.backbone for s in store.specs.values()])
+        self.probes = load_probes(settings.probes, store)
         self.models = Models(settings.models, settings.device)
         self.pictures, self.searches, self.maps = (
             Pictures(settings.read_files),
@@ -197,6 +200,13 @@ class Service:
             known = ", ".join(self.probes) or "none; give serve --probe FOLDER"
             raise Missing(f"no probe {name[:80]!r}; there are: {known}")
         return self.probes[name]
+
+
+def _refuse_others(models: Mapping[str, str], backbones: Sequence[str]) -> None:
+    for name in models:
+        if name not in backbones:
+            there = ", ".join(dict.fromkeys(backbones))
+            raise UsageError(f"--model {name}: no vectors of that backbone; there are {there}")
 
 
 def _data(picture: Pixels) -> str:

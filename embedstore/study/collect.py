@@ -22,7 +22,7 @@ from embedstore.study.findings import (
     Wording,
 )
 from embedstore.study.methods import CITATION, methods
-from embedstore.study.pieces import Cast, Table, reference_of
+from embedstore.study.pieces import Cast, Table, reference_of, strangers
 from embedstore.study.plan import Study
 from embedstore.study.results import Result, answered_from, audit_from, texts_from
 from embedstore.study.work import Piece
@@ -85,6 +85,7 @@ def collect(
         citation=CITATION,
         notes=(*failures, *table.notes, *notes, *others, *_notes(contenders)),
         metric=study.metric,
+        strangers=strangers(table.images),
     )
 
 

@@ -37,17 +37,29 @@ def head_of(choice: HeadChoice) -> tuple[Head, str]:
     return head, " ".join([head.name, *told])
 
 
-def grid_of(head: Head) -> Mapping[str, Sequence[Any]] | None:
-    """Return what a sweep tries of a head; None where it has nothing to try."""
-    own = getattr(head.make, "default_grid", {})
-    return grids([head])[head.name] if set(own) - set(head.settings) else None
+def grid_of(
+    head: Head, wanted: Mapping[str, Sequence[Any]] | None = None
+) -> Mapping[str, Sequence[Any]] | None:
+    """Return what a sweep tries of a head, its own grid by default; None where there is nothing."""
+    own = wanted or getattr(head.make, "default_grid", {})
+    told = [f"{name}={','.join(map(str, values))}" for name, values in (wanted or {}).items()]
+    return grids([head], told)[head.name] if set(own) - set(head.settings) else None
 
 
 def probe(
-    bench: Bench, spec: Spec, head: Head, name: str, sweep: bool, few: Few | None = None
+    bench: Bench,
+    spec: Spec,
+    head: Head,
+    name: str,
+    sweep: bool,
+    few: Few | None = None,
+    tried: Mapping[str, Sequence[Any]] | None = None,
 ) -> Piece:
-    """Make a piece of a head on the vectors of a Spec; with `few`, of one point of its curve."""
-    grid = grid_of(head) if sweep else None
+    """Make a piece of a head on the vectors of a Spec; with `few`, of one point of its curve.
+
+    `tried` are the values of a sweep, by default the head's own.
+    """
+    grid = grid_of(head, tried) if sweep else None
     how = replace(bench.how, grid=grid, few=few)
     kind: Kind = "curve" if few else "probe"
     settings = {k: repr(v) for k, v in head.settings.items()}

@@ -141,6 +141,8 @@ class Findings:
         What wordings are ranked by, and parity and the best contender are told by.
     choices
         The corrected protocol first; empty but where a study's protocol is set beside it.
+    strangers
+        Images whose patient is not known; each counts as one of its own.
     """
 
     title: str
@@ -164,3 +166,4 @@ class Findings:
     notes: tuple[str, ...]
     metric: str = "auroc"
     choices: tuple[Choice, ...] = ()
+    strangers: int = 0

@@ -13,7 +13,7 @@ from embedstore.metrics import RESAMPLES
 from embedstore.splits import linked
 from embedstore.store import Store
 from embedstore.study.findings import Contender
-from embedstore.study.pieces import Cast, Table
+from embedstore.study.pieces import Cast, Table, strangers
 from embedstore.study.plan import Study
 from embedstore.types import Report, Spec
 
@@ -41,7 +41,7 @@ def methods(
     return (
         *(_embedded(store, spec, cast.names[spec.key]) for spec in cast.every),
         _table(study, table),
-        *_split(contenders),
+        *_split(contenders, strangers(table.images)),
         *_learnt(study, contenders),
         _scored(study, compared),
         f"Analysed with embedstore {version('embedstore')} on Python {python} ({versions}).",
@@ -63,10 +63,15 @@ def _table(study: Study, table: Table) -> str:
     counts = sorted(Counter(table.labels.tolist()).items())
     said = ", ".join(f"{name} {n}" for name, n in counts)
     patients = len(np.unique(linked(table.images)))
-    return f"{len(table.images)} images of {patients} patients with a known {study.label} ({said})."
+    unknown = strangers(table.images)
+    taken = f"; patients unknown for {unknown}, each taken for one of its own" if unknown else ""
+    return (
+        f"{len(table.images)} images of {patients} patients{taken}, with a known {study.label} "
+        f"({said})."
+    )
 
 
-def _split(contenders: Sequence[Contender]) -> tuple[str, ...]:
+def _split(contenders: Sequence[Contender], unknown: int) -> tuple[str, ...]:
     """Say who was tested, once for each split."""
     splits: dict[str, Report] = {}
     for one in contenders:
@@ -77,7 +82,7 @@ def _split(contenders: Sequence[Contender]) -> tuple[str, ...]:
         + (
             f"IT LEAKS: {r.leak}."
             if r.leak
-            else "no patient, exam or identical file is on two sides."
+            else f"no {'known ' if unknown else ''}patient, exam or identical file is on two sides."
         )
         for key, r in splits.items()
     )
@@ -86,19 +91,30 @@ def _split(contenders: Sequence[Contender]) -> tuple[str, ...]:
 def _learnt(study: Study, contenders: Sequence[Contender]) -> tuple[str, ...]:
     said = []
     for one in contenders:
-        settings = ", ".join(f"{k} {v}" for k, v in one.report.parameters.items() if _short(v))
+        chosen = {name for fold in one.report.chosen for name in fold}
+        known = {k: v for k, v in one.report.parameters.items() if k not in chosen and _short(v)}
+        settings = ", ".join(f"{name} {_rounded(v)}" for name, v in known.items())
         if one.kind == "prompts":
-            chosen = "one wording, no labels" if not one.report.n_train else "chosen in training"
-            said.append(f"{one.name}: zero-shot by a prompt set, {chosen} ({settings}).")
+            how = (
+                "the wording chosen on the training side"
+                if one.report.n_train
+                else "one wording, no labels"
+            )
+            said.append(f"{one.name}: zero-shot by a prompt set, {how} ({settings}).")
         elif one.kind == "finetune":
             said.append(f"{one.name}: fine-tuned end to end ({settings}).")
         else:
-            how = "chosen on inner folds of the training side" if one.report.chosen else "fixed"
+            picked = "chosen on inner folds of the training side"
+            how = f"{' and '.join(sorted(chosen))} {picked}" if chosen else "parameters fixed"
             said.append(
-                f"{one.name}: vectors standardised by the training side; parameters {how} "
-                f"({settings})."
+                f"{one.name}: vectors standardised by the training side; {how}"
+                f"{f' ({settings})' if settings else ''}."
             )
     return tuple(said)
+
+
+def _rounded(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _short(value: object) -> bool:

@@ -14,15 +14,14 @@ from embedstore.backbones import specs_named
 from embedstore.errors import DataError, UsageError
 from embedstore.evaluate import Protocol, labelled
 from embedstore.few import Few
-from embedstore.finetune import settings_of
 from embedstore.leaks import leaks
 from embedstore.linkage import samples_of
-from embedstore.prompts.sets import load
 from embedstore.split_columns import from_column
 from embedstore.split_files import SavedSplit, load_split
 from embedstore.splits import holdout, kfold
 from embedstore.store import Store
-from embedstore.study.contenders import head_of, probe, tune
+from embedstore.study.before import check_classes, heads_of, sets_of, settings_of_all
+from embedstore.study.contenders import probe, tune
 from embedstore.study.maps import embedding_map
 from embedstore.study.plan import FinetuneChoice, Study
 from embedstore.study.reviews import review
@@ -144,9 +143,15 @@ def table_of(study: Study, store: Store, cast: Cast) -> Table:
     if not shared.any():
         raise DataError(f"{store.path}: no image has a vector of every backbone of the study")
     images, labels, _ = labelled(samples.take(shared), study.label)
+    check_classes(study, labels.tolist())
     lost = int((samples.columns[study.label] != "").sum()) - len(images)
     notes = (f"{lost} images that not every contender could be given are left out",) if lost else ()
     return Table(images, labels, notes)
+
+
+def strangers(images: Embeddings) -> int:
+    """Count the images whose patient is not known."""
+    return int((images.groups == "").sum())
 
 
 def split_of(study: Study, table: Table) -> SavedSplit:
@@ -221,16 +226,14 @@ def pieces_of(study: Study, bench: Bench, cast: Cast) -> list[Piece]:
     UsageError
         A head, a setting or a prompt set is not known, or two contenders have one name.
     """
-    heads = [head_of(choice) for choice in study.heads]
-    sets = [load(choice.set) for choice in study.prompts]
-    settings = [
-        settings_of(c.recipe, [f"{k}={v}" for k, v in c.settings.items()], seed=study.seed)
-        for c in study.finetune
-    ]
+    heads, sets, settings = heads_of(study), sets_of(study), settings_of_all(study)
     made: list[Piece] = []
     for spec in cast.probed:
         own = cast.names[spec.key]
-        made += [probe(bench, spec, h, f"{own}/{said}", study.sweep) for h, said in heads]
+        made += [
+            probe(bench, spec, h, f"{own}/{said}", study.sweep, tried=choice.grid)
+            for (h, said), choice in zip(heads, study.heads, strict=True)
+        ]
         head, said = heads[0]
         made += [
             probe(bench, spec, head, f"{own}/{said}", False, Few(share=share))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ FOLDS, TEST_SHARE = 5, 0.2
 
 @dataclass(frozen=True, slots=True)
 class HeadChoice:
-    """A head as `heads.load_heads` takes it, and its parameters that are not the defaults."""
+    """A head as `heads.load_heads` takes it, and its parameters that are not the defaults.
+
+    `grid` is what a sweep tries; by default what the head itself says.
+    """
 
     head: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +152,19 @@ def study_of(values: Mapping[str, Any], said: str, base: Path = Path()) -> Study
     """
     found = _table(values, _KEYS, said)
     if "label" not in found:
-        raise UsageError(f'{said} no label: give the column to predict, label = "density"')
+        raise UsageError(
+            f'{said} no label: give the column to predict, label = "density" (--label density)'
+        )
     if ("store" in found) == ("manifest" in found):
         raise UsageError(f"{said} give a store or a manifest, one of them")
     given = [name for name in ("split", "folds", "test_share") if name in found]
     if len(given) > 1:
         raise UsageError(f"{said} {' and '.join(given)}: one of them says who is tested")
     if "manifest" in found and not any(k in found for k in ("backbones", "prompts", "finetune")):
-        raise UsageError(f"{said} no backbones: say what the images are to be embedded with")
+        raise UsageError(
+            f"{said} no backbones: say what the images are to be embedded with, backbones = "
+            f'["biomedclip"] (--backbone biomedclip)'
+        )
     if (level := found.get("level", LEVELS[0])) not in LEVELS:
         raise UsageError(f"{said} level is {level!r}; known are {', '.join(LEVELS)}")
     refuse_unknown([found["metric"]] if "metric" in found else [])
@@ -178,8 +188,12 @@ def _made(made: Callable[..., Any], values: Mapping[str, Any], said: str) -> Any
     return made(**values)
 
 
-def _head(head: str, set: Mapping[str, Any] | None = None) -> HeadChoice:  # noqa: A002
-    return HeadChoice(head, set or {})
+def _head(
+    head: str,
+    set: Mapping[str, Any] | None = None,  # noqa: A002
+    grid: Mapping[str, tuple[Any, ...]] | None = None,
+) -> HeadChoice:
+    return HeadChoice(head, set or {}, grid or {})
 
 
 Kind = Callable[[Any], Any]
@@ -193,7 +207,9 @@ def _table(values: Any, kinds: Mapping[str, Kind], said: str) -> dict[str, Any]:
     found = {}
     for name, value in values.items():
         if name not in kinds:
-            raise UsageError(f"{said} unknown key {name!r}; known are {', '.join(kinds)}")
+            near = get_close_matches(name, kinds, n=1)
+            hint = f"did you mean {near[0]!r}? Known" if near else "known"
+            raise UsageError(f"{said} unknown key {name!r}; {hint} are {', '.join(kinds)}")
         try:
             found[name] = kinds[name](value)
         except ValueError as error:
@@ -261,6 +277,12 @@ def _settings(value: Any) -> Mapping[str, Any]:
     return dict(value)
 
 
+def _grid(value: Any) -> Mapping[str, tuple[Any, ...]]:
+    if not isinstance(value, Mapping) or not all(isinstance(v, list) and v for v in value.values()):
+        raise ValueError("a table of names and lists of values, such as {C = [0.01, 0.1, 1.0]}")
+    return {name: tuple(own) for name, own in value.items()}
+
+
 def _names(value: Any) -> Mapping[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
         raise ValueError('roles and columns, such as {patient = "MRN"}')
@@ -323,7 +345,7 @@ _KEYS: Mapping[str, Kind] = {
 }
 
 _TABLES: Mapping[str, tuple[Mapping[str, Kind], Callable[..., Any]]] = {
-    "heads": ({"head": _text, "set": _settings}, _head),
+    "heads": ({"head": _text, "set": _settings, "grid": _grid}, _head),
     "prompts": ({"backbone": _text, "set": _text, "variant": _text}, PromptsChoice),
     "finetune": (
         {

@@ -27,6 +27,7 @@ def plain(findings: Findings) -> dict[str, Any]:
         "split_fingerprint": findings.split_fingerprint,
         "images": findings.images,
         "patients": findings.patients,
+        "patients_unknown_for": findings.strangers,
         "metric": findings.metric,
         "groupings": findings.groupings,
         "reference": findings.reference,
@@ -131,8 +132,9 @@ def title(metric: str) -> str:
 
 def caption(findings: Findings) -> str:
     """Say what the ledger is of, and how it is to be read."""
+    unknown = f" (unknown for {findings.strangers} images)" if findings.strangers else ""
     return (
-        f"{findings.label}: {findings.images} images of {findings.patients} patients; "
+        f"{findings.label}: {findings.images} images of {findings.patients} patients{unknown}; "
         f"{findings.split}, split {findings.split_fingerprint}. In brackets 95 % intervals from "
         f"resampling patients; differences of {title(findings.metric)} to {findings.reference}, "
         f"paired, p corrected for {len(findings.compared)} (Holm); floor: the best that answering "
@@ -157,7 +159,9 @@ def _markdown(text: str) -> str:
 
 def latex(findings: Findings) -> str:
     """Write the ledger as a LaTeX table; it needs the package booktabs."""
-    heading, *body = [[tex(cell) for cell in row] for row in rows(findings)]
+    heading, *body = rows(findings)
+    heading = [tex(cell) for cell in heading]
+    body = [[tex(row[0]), *(tex(_minus(cell)) for cell in row[1:])] for row in body]
     has_floor = any(c.name == findings.reference for c in findings.contenders)
     lines = [f"{' & '.join(row)} \\\\" for row in body]
     if has_floor:
@@ -165,6 +169,7 @@ def latex(findings: Findings) -> str:
     return "\n".join(
         [
             "% needs \\usepackage{booktabs}; with pdflatex, UTF-8 as it is by default",
+            "% too wide for a portrait page: take columns out, or use sidewaystable of rotating",
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{tex(caption(findings))}}}",
@@ -179,6 +184,11 @@ def latex(findings: Findings) -> str:
             "",
         ]
     )
+
+
+def _minus(cell: str) -> str:
+    """Give negative numbers a minus, which a hyphen is not."""
+    return re.sub(r"-(?=\d)", "−", cell)
 
 
 _TEX = {

@@ -35,6 +35,7 @@ export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 
 
 export function say(text) {
   byId("status").textContent = text;
+  byId("status").dataset.of = location.hash;
 }
 
 export function tell(problem) {

@@ -1,7 +1,7 @@
 // The page: comes in by the token, shows what is served, and one view at a time.
 
 import { enter, get } from "./api.js";
-import { byId, options, tell } from "./dom.js";
+import { byId, options, say, tell } from "./dom.js";
 import * as map from "./map.js";
 import * as probe from "./probe.js";
 import * as prompts from "./prompts.js";
@@ -9,11 +9,17 @@ import * as search from "./search.js";
 import { page } from "./state.js";
 
 const VIEWS = { search, map, probe, prompts };
+let shown = "";
 
 function show() {
   const name = location.hash.slice(1);
   if (name === "main") return; // the link that skips to the content
   const view = name in VIEWS ? name : "search";
+  if (shown && shown !== view) {  // what was told of another view does not stand over this one
+    tell("");
+    if (byId("status").dataset.of !== location.hash) say("");
+  }
+  shown = view;
   for (const other of Object.keys(VIEWS)) byId(`view-${other}`).hidden = other !== view;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${view}`) link.setAttribute("aria-current", "page");

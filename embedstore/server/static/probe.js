@@ -43,7 +43,7 @@ function predict() {
       remarks([], answer.notes),
       el("h3", {}, `Nearest cases that are ${answer.answer}`),
       list(answer.supporting, { label: answer.label }),
-      el("h3", {}, "Nearest cases that are not"),
+      el("h3", {}, `Nearest cases that are not ${answer.answer}`),
       list(answer.opposing, { label: answer.label }),
     ].filter(Boolean));
     say(`${answer.label}: ${answer.answer}`);
@@ -57,7 +57,7 @@ function about() {
     return;
   }
   const scores = probe.scores.map((s) =>
-    `${s.name} ${s.value?.toFixed(3)} (${s.low?.toFixed(3)} to ${s.high?.toFixed(3)}; without looking ${s.floor?.toFixed(3)})`);
+    `${s.title} ${s.value?.toFixed(3)} (${s.low?.toFixed(3)} to ${s.high?.toFixed(3)}; without looking ${s.floor?.toFixed(3)})`);
   byId("probe-about").textContent = `${probe.head} for ${probe.label}, on patients it had not seen: ${scores.join(", ")}.`;
 }
 
