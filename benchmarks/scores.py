@@ -118,7 +118,7 @@ def some(truth: NDArray[np.intp], p: NDArray[np.float64], draws: Draws) -> dict[
 def coverage(datasets: int, patients: int) -> dict[str, Any]:
     """Share of the intervals that hold the population's value."""
     truth, p, _ = predictions(200_000, K, 10**6)
-    once = Draws(np.ones((1, len(truth)), np.uint16), np.arange(len(truth)))
+    once = Draws.once(len(truth))
     true = {name: float(values[0]) for name, values in some(truth, p, once).items()}
     kinds = ("patients, percentile", "patients, BCa", "images, percentile")
     held = {kind: dict.fromkeys(COVERED, 0) for kind in kinds}

@@ -220,6 +220,11 @@ def floats(vectors: Blocks | NDArray[Any]) -> Blocks | Floats:
     return vectors if isinstance(vectors, Blocks) else np.asarray(vectors, dtype=np.float32)
 
 
+def all_finite(vectors: Blocks | NDArray[Any]) -> bool:
+    """Say whether no value is NaN or infinite."""
+    return vectors.finite() if isinstance(vectors, Blocks) else bool(np.isfinite(vectors).all())
+
+
 def part(vectors: Blocks | NDArray[Any], rows: NDArray[Any]) -> Any:
     """Return those rows: in memory where they are few or `vectors` are, else by blocks."""
     return vectors.take(rows).settled() if isinstance(vectors, Blocks) else vectors[rows]

@@ -207,14 +207,20 @@ def text_matrix(class_vectors: Mapping[Any, ArrayLike], classes: NDArray[Any], d
     return unit
 
 
+def standardisation(train: NDArray[Any] | Blocks) -> tuple[Doubles, Doubles]:
+    """Mean and standard deviation of each column, (d,) each; 1 where a column is constant."""
+    if isinstance(train, Blocks):
+        mean, deviation = train.moments()
+    else:
+        mean, deviation = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
+    return mean, standard_scale(mean, deviation)
+
+
 def standardised(vectors: Any, train: NDArray[np.intp]) -> Any:
     """(n, d) centred and scaled by the rows `train`; constant columns are only centred."""
     if isinstance(vectors, Blocks):
-        centre, deviation = vectors.take(train).moments()
-        scale = standard_scale(centre, deviation)
-        return vectors.standardised(centre.astype(np.float32), scale.astype(np.float32))
-    seen = vectors[train]
-    mean = seen.mean(axis=0, dtype=np.float64)
-    scale = standard_scale(mean, seen.std(axis=0, dtype=np.float64))
+        mean, scale = standardisation(vectors.take(train))
+        return vectors.standardised(mean.astype(np.float32), scale.astype(np.float32))
+    mean, scale = standardisation(vectors[train])
     rows: NDArray[Any] = (vectors - mean.astype(vectors.dtype)) / scale.astype(vectors.dtype)
     return rows

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.answered import Answered
-from embedstore.blocks import Blocks, floats
+from embedstore.blocks import all_finite, floats
 from embedstore.calibration import fit_temperature
 from embedstore.choose import Chosen, Grid, Sides, answers, chosen
 from embedstore.classes import order_of
@@ -44,8 +44,7 @@ def labelled(embeddings: Embeddings, label: str) -> tuple[Embeddings, NDArray[np
     if not known.any():
         raise DataError(f"label {label!r} is empty for all {len(values)} images")
     kept = embeddings if known.all() else embeddings.take(known)
-    vectors = kept.vectors
-    if not (vectors.finite() if isinstance(vectors, Blocks) else np.isfinite(vectors).all()):
+    if not all_finite(kept.vectors):
         raise DataError(f"vectors of Spec {embeddings.spec.key} hold NaN or infinity")
     return kept, kept.columns[label], int((~known).sum())
 
@@ -416,6 +415,6 @@ def _together(posed: Posed, found: Sequence[Chosen]) -> list[Answers]:
 def _confusion(
     truth: NDArray[np.intp], probabilities: NDArray[np.float64]
 ) -> tuple[tuple[int, ...], ...]:
-    once = Draws(np.ones((1, 1), np.uint16), np.zeros(len(truth), np.intp))
+    once = Draws.once(len(truth))
     counts = confusion(truth, probabilities.argmax(axis=1), probabilities.shape[1], once)
     return tuple(tuple(int(v) for v in row) for row in counts[0])

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from embedstore import registry
 from embedstore.blocks import Blocks
+from embedstore.classifier import standardisation
 from embedstore.errors import DataError
-from embedstore.solver import standard_scale
 from embedstore.splits import inner_folds
 from embedstore.types import Floats
 
@@ -63,7 +63,7 @@ def fit(head: Any, vectors: Floats | Blocks, truth: Rows, groups: Rows) -> Fitte
     d = vectors.shape[1]
     mean, scale = np.zeros(d, np.float32), np.ones(d, np.float32)
     if getattr(head, "standardize", True):
-        mean, scale = standardisation(vectors)
+        mean, scale = (v.astype(np.float32) for v in standardisation(vectors))
     with warnings.catch_warnings():
         # a head that stopped early is judged by its score, not by a warning in the table
         warnings.filterwarnings("ignore", message=".*(converge|iterations)")
@@ -97,13 +97,3 @@ def in_columns(answered: NDArray[Any], known: NDArray[Any], classes: int) -> Ans
     every = np.zeros((len(answered), classes))
     every[:, np.asarray(known, dtype=np.intp)] = answered
     return every
-
-
-def standardisation(train: Floats | Blocks) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of each column, (d,) each; 1 where a column is constant."""
-    if isinstance(train, Blocks):
-        mean, deviation = train.moments()
-    else:
-        mean, deviation = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
-    scale = standard_scale(mean, deviation)
-    return mean.astype(np.float32), scale.astype(np.float32)

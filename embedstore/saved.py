@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from embedstore.blocks import Blocks, floats
+from embedstore.blocks import all_finite, floats
 from embedstore.calibration import apply_temperature
 from embedstore.errors import DataError, UsageError
 from embedstore.fitted import Answers, Fitted
@@ -69,7 +69,7 @@ class SavedProbe:
         """
         self.spec.require(embeddings.spec)
         vectors = floats(embeddings.vectors)
-        if not (vectors.finite() if isinstance(vectors, Blocks) else np.isfinite(vectors).all()):
+        if not all_finite(vectors):
             raise DataError(f"vectors of Spec {embeddings.spec.key} hold NaN or infinity")
         return apply_temperature(self.fitted.answers(vectors, len(self.classes)), self.temperature)
 

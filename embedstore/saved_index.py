@@ -25,9 +25,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.distinct import same_bytes
 from embedstore.errors import StoreError
 from embedstore.index import Effort, Index
-from embedstore.links import chained, joined
+from embedstore.links import chained
 from embedstore.output import put
 from embedstore.types import Floats, Spec, unit_rows
 
@@ -152,7 +153,7 @@ def tables_of(store: Stored, spec: Spec, inverse: Floats | None = None) -> Table
     if len(places):
         named = [store.array(f"samples/{name}", rows) for name in ("group", "exam")]
         digests = store.array(f"{prefix}/digests", places)
-        sets[places] = chained([*named, joined(digests)])
+        sets[places] = chained([*named, same_bytes(digests)])
     known = np.empty(0, dtype=np.float32) if inverse is None else inverse
     lengths = [_lengths(block) for block in _blocks(vectors_of(store, spec), len(known))]
     with np.errstate(divide="ignore"):

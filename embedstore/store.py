@@ -508,8 +508,8 @@ class KeptPixels:
     def read(self, rows: Sequence[int]) -> list[Kept]:
         """Return the pictures of the samples of these raw rows; KeyError where one is not kept."""
         kinds: dict[str, list[int]] = {}
-        for number, row in enumerate(rows):
-            kinds.setdefault(self._places[row][0], []).append(number)
+        for place, row in enumerate(rows):
+            kinds.setdefault(self._places[row][0], []).append(place)
         found: dict[int, Kept] = {}
         for prefix, places in kinds.items():
             at = np.array([self._places[rows[p]][1] for p in places], dtype=np.intp)
@@ -517,10 +517,10 @@ class KeptPixels:
                 self.store.array(f"{prefix}/{name}", at)
                 for name in ("values", "digests", "cut", "stat")
             )
-            for n, number in enumerate(places):
+            for n, place in enumerate(places):
                 size, time = stat[n].tolist()
-                found[number] = Kept(digests[n].tobytes(), values[n], float(cut[n]), (size, time))
-        return [found[number] for number in range(len(rows))]
+                found[place] = Kept(digests[n].tobytes(), values[n], float(cut[n]), (size, time))
+        return [found[place] for place in range(len(rows))]
 
 
 def _is(name: str, prefix: str, kind: str, store: Store) -> bool:

@@ -61,6 +61,13 @@ class KNNProbe(VectorClassifier):
         self.unit_ = _unit(vectors)
         return self
 
+    def saved_state(self) -> dict[str, Any]:
+        """Return what was learnt, all vectors read; `DataError` where they have no room."""
+        unit = self.unit_
+        if isinstance(unit, _UnitBlocks):
+            unit = unit_rows(unit.vectors.whole())
+        return {**vars(self), "unit_": unit}
+
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
         """(n, d) to (n, k): the share of the vote each class has."""
         unit = unit_rows(self._seen(X))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # two workers on two cores: threads of each would wait for one another, in children, too
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,6 +25,19 @@ def half_ellipse(rng: np.random.Generator, size: int = 96, bright: int = 120) ->
     inside = (x / (0.6 * size)) ** 2 + ((y - size / 2) / (0.42 * size)) ** 2 < 1
     film = np.where(inside, bright + rng.normal(0, 12, (size, size)), 0)
     return np.clip(film, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Start Chromium, headless; skip where there is none."""
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    with api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
 
 
 @pytest.fixture

@@ -28,17 +28,19 @@ import embedstore.classifier
 from embedstore import blocks, types
 from embedstore.blocks import Blocks
 from embedstore.choose import answers, chosen
+from embedstore.classifier import standardisation
 from embedstore.cli import _run
 from embedstore.distinct import distinct, same_bytes
 from embedstore.errors import DataError, StoreError
 from embedstore.evaluate import Protocol, final, judge, labelled
-from embedstore.fitted import fit, standardisation
+from embedstore.fitted import fit
 from embedstore.links import chained
 from embedstore.metrics import Draws, draws, jackknife, patient_draws, ranks
 from embedstore.probes.knn import KNNProbe
 from embedstore.probes.logistic import LogisticProbe
 from embedstore.probes.mlp import MLPProbe
 from embedstore.probes.prototype import PrototypeProbe
+from embedstore.saved import SavedProbe, load
 from embedstore.solver import solve
 from embedstore.splits import kfold
 from embedstore.store import Store
@@ -175,6 +177,22 @@ def test_knn_answers_as_scikit_learns(tiny):
         model = KNeighborsClassifier(20, weights=lambda far: np.exp((1 - far**2 / 2) / 0.07))
         expected = _pipeline(x.astype(np.float64), y, train, test, model, normalize)
         np.testing.assert_allclose(p, expected, atol=1e-4)
+
+
+def test_knn_fitted_by_blocks_is_saved_and_answers_as_scikit_learns(tiny, tmp_path):
+    embeddings = cohort(patients=30)
+    how = Protocol()
+    blocks = _by_blocks(embeddings, embeddings.vectors)
+    trial = judge(blocks, "y", KNNProbe, "knn", how)
+    fitted, _ = final(trial, how)
+    spec, classes = embeddings.spec, trial.report.classes
+    probe = SavedProbe("knn", fitted, spec, "float32", "y", classes, 1.0, trial.report)
+    probe.save(tmp_path / "p")
+    x, y = embeddings.vectors.astype(np.float64), embeddings.columns["y"]
+    model = KNeighborsClassifier(20, weights=lambda far: np.exp((1 - far**2 / 2) / 0.07))
+    everything = np.arange(len(y))
+    expected = _pipeline(x, y, everything, everything, model, normalize)
+    np.testing.assert_allclose(load(tmp_path / "p").predict(embeddings), expected, atol=1e-4)
 
 
 def test_class_means_are_numpys(tiny):
@@ -358,6 +376,7 @@ import sys, threading, time
 import numpy as np
 from embedstore import blocks
 from embedstore.blocks import Blocks
+from embedstore.classifier import standardisation
 from embedstore.fitted import fit
 from embedstore.probes.logistic import LogisticProbe
 

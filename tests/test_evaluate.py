@@ -18,9 +18,9 @@ from threadpoolctl import threadpool_limits
 
 from embedstore import evaluate as module
 from embedstore.classes import order_of
+from embedstore.classifier import standardisation
 from embedstore.errors import DataError, UsageError
 from embedstore.evaluate import evaluate
-from embedstore.fitted import standardisation
 from embedstore.probes.knn import KNNProbe
 from embedstore.probes.logistic import LogisticProbe
 from embedstore.splits import holdout, kfold

@@ -64,22 +64,18 @@ def test_every_error_is_in_the_documents() -> None:
             assert f"`{node.name}`" in told, node.name
 
 
-def test_a_page_opened_from_a_folder_asks_for_nothing_and_searches(site: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium")
+def test_a_page_opened_from_a_folder_asks_for_nothing_and_searches(
+    browser: Any, site: Path
+) -> None:
     asked: list[str] = []
     said: list[str] = []
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
-        page.goto((site / "howto" / "publish.html").as_uri())
-        page.locator("input.md-search__input").fill("tombstones")
-        page.locator(".md-search-result__link").first.wait_for()
-        browser.close()
+    page = browser.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.goto((site / "howto" / "publish.html").as_uri())
+    page.locator("input.md-search__input").fill("tombstones")
+    page.locator(".md-search-result__link").first.wait_for()
+    page.close()
     assert [u for u in asked if not u.startswith(("file:", "data:", "blob:"))] == []
     assert said == []
 

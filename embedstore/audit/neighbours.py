@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.fitted import standardisation
+from embedstore.classifier import standardised
 from embedstore.pairs import all_neighbours
 from embedstore.types import Floats, unit_rows
 
@@ -91,8 +91,7 @@ def nearest(vectors: Floats, groups: NDArray[np.intp], seed: int = 0) -> Near | 
     of = groups[at]
     if not len(at) or len(at) - int(np.bincount(of).max()) < _FEWEST:
         return None
-    mean, scale = standardisation(vectors[at])
-    unit = unit_rows((vectors[at] - mean) / scale)
+    unit = unit_rows(standardised(vectors[at], np.arange(len(at))))
     _, rows = all_neighbours(unit, K, of)
     # cosines in float32 do not tell apart what is nearer than 3e-4
     distances = np.stack(

@@ -27,7 +27,7 @@ def floors(truth: NDArray[np.intp], classes: Sequence[str]) -> dict[str, dict[st
     """Map each metric to the floors majority, prior and random; (n,) class numbers."""
     n, k = len(truth), len(classes)
     shares = np.bincount(truth, minlength=k) / n
-    once = Draws(np.ones((1, 1), dtype=np.uint16), np.zeros(n, dtype=np.intp))
+    once = Draws.once(n)
     lookless = {
         "majority": np.eye(k)[shares.argmax()],
         "prior": shares,

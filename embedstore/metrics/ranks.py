@@ -82,8 +82,7 @@ def _in_levels(
     positive: NDArray[np.bool_], score: NDArray[np.floating[Any]], draws: Draws, at: Points
 ) -> Mapping[str, NDArray[np.float64]]:
     """As `ranked`, for many images: exact on the data as it is, resamples by levels of scores."""
-    once = Draws(np.ones((1, 1), np.uint16), np.zeros(len(score), np.intp))
-    exact = ranked(positive, score, once, at)
+    exact = ranked(positive, score, Draws.once(len(score)), at)
     level, one_score = _levels(positive, score)
     drawn = _by_cell(level * 2 + positive, draws)
     out = {name: np.empty(len(draws)) for name in exact}

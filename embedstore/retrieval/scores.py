@@ -47,7 +47,7 @@ def drawn(values: Values, classes: NDArray[np.intp], draws: tuple[Draws, Draws])
 
 def plain(values: Values, classes: NDArray[np.intp]) -> dict[str, float]:
     """Average as `drawn` does, of the queries as they are."""
-    once = Draws(np.ones((1, len(classes)), dtype=np.uint16), np.arange(len(classes)))
+    once = Draws.once(len(classes))
     return {name: float(of[0]) for name, of in _means(values, classes, once).items()}
 
 

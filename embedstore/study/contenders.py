@@ -17,7 +17,7 @@ from embedstore.choose import Chosen
 from embedstore.errors import UsageError
 from embedstore.evaluate import Posed, Protocol, judged, learnt, parameters_of, pose
 from embedstore.few import Few
-from embedstore.finetune import Hardware, Job, Settings, finetune
+from embedstore.finetune import Settings
 from embedstore.heads import Head, grids, load_heads
 from embedstore.remarks import grid_notes
 from embedstore.study.plan import FinetuneChoice, HeadChoice
@@ -122,17 +122,19 @@ def tune(bench: Bench, spec: Spec, choice: FinetuneChoice, settings: Settings, n
     sentences = {c: list(own) for c, own in choice.sentences.items()}
     key = bench.key("finetune", spec, settings=settings.to_dict(), sentences=sentences)
     load = partial(load_of, spec, choice.weights or choice.backbone)
-    job = Job(
-        bench.store,
-        load,
-        spec,
-        bench.label,
-        settings,
-        Hardware(accelerator=bench.device, logger="none"),
-        choice.sentences or None,
-    )
 
     def do(show: Show) -> Result:
+        from embedstore.finetune import Hardware, Job, finetune
+
+        job = Job(
+            bench.store,
+            load,
+            spec,
+            bench.label,
+            settings,
+            Hardware(accelerator=bench.device, logger="none"),
+            choice.sentences or None,
+        )
         trial = finetune(job, bench.how, bench.runs / f"{slug(name)}-{key}", show)
         report = _noted(bench, spec, trial.report)
         trained = int(report.parameters["trained_parameters"])
