@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.chunks import Layout, encode, no_rows, read_chunk, write_whole
+from embedstore.chunks import Layout, encode, no_rows, read_chunk, read_chunks, write_whole
 from embedstore.errors import StoreError
 
 
@@ -47,8 +47,8 @@ class Appender:
         """(rows, …): every row, also those that wait; text comes as an object array."""
         waiting = sum(map(len, self._tail))
         chunks = range((self.rows - waiting) // self.layout.chunk_rows)
-        parts = [read_chunk(self.root, self.layout, c) for c in chunks] + self._tail
-        return np.concatenate([no_rows(self.layout), *parts])
+        parts = read_chunks(self.root, self.layout, chunks)
+        return np.concatenate([no_rows(self.layout), *parts, *self._tail])
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """(len(rows), …): those rows, also where they wait; only their chunks are read."""

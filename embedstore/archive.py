@@ -21,6 +21,7 @@ from embedstore.errors import ImageError, ManifestError
 from embedstore.images.decode import SUFFIXES
 from embedstore.images.dicom_tags import Tags, guarded, is_dicom, tags
 from embedstore.manifest import Manifest
+from embedstore.places import files_below, is_remote
 from embedstore.types import Sample
 
 LABELS = ("manufacturer", "model")
@@ -141,6 +142,10 @@ def read_archive(
 
 def _files(folder: Path, closed: list[Path]) -> Iterator[Path]:
     """Regular files below, in a fixed order; folders that cannot be opened go to `closed`."""
+    if is_remote(folder):
+        below = (file for file in files_below(folder) if not _is_hidden(file))
+        yield from sorted(folder / file for file in below)
+        return
     pending, entered = [folder], set()
     while pending:
         here = pending.pop()
@@ -155,6 +160,10 @@ def _files(folder: Path, closed: list[Path]) -> Iterator[Path]:
             inner = [here / name for name in names if not name.startswith(".")]
             yield from (path for path in inner if os.path.isfile(path))
             pending += [path for path in reversed(inner) if os.path.isdir(path)]
+
+
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith(".") for part in file.parts)
 
 
 def _is_dicom(path: Path) -> bool:
@@ -194,7 +203,7 @@ def _referenced(root: Path, parts: tuple[str, ...]) -> Path | None:
     if any(part in {"", ".", ".."} or "/" in part or Path(part).anchor for part in parts):
         return None  # a DICOMDIR has no business outside its folder
     asked = (root.joinpath(*parts), root.joinpath(*(part.lower() for part in parts)))
-    return next((path for path in asked if os.path.isfile(path)), None)
+    return next((path for path in asked if path.is_file()), None)
 
 
 def _images(
@@ -265,7 +274,7 @@ def _distinct(images: list[Image], notes: list[str]) -> list[Image]:
     for sample, found in images:
         taken, _ = first.setdefault(sample.id, (sample, found))
         if taken is not sample:
-            alike = filecmp.cmp(taken.path, sample.path, shallow=False)
+            alike = _alike(taken.path, sample.path)
             same, other = same + alike, other + (not alike)
     if same:
         notes.append(f"{_n(same, 'copy', 'copies')} of the same image left out")
@@ -274,6 +283,12 @@ def _distinct(images: list[Image], notes: list[str]) -> list[Image]:
             f"{_n(other, 'file')} left out: same UID as a file with other content, which is taken"
         )
     return list(first.values())
+
+
+def _alike(one: Path, other: Path) -> bool:
+    if is_remote(one):
+        return one.read_bytes() == other.read_bytes()
+    return filecmp.cmp(one, other, shallow=False)
 
 
 def prefer_presentation(images: list[Image], notes: list[str]) -> list[Image]:

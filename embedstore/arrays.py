@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.chunks import Layout, Maps, map_rows, read_chunk, read_rows
-from embedstore.commit import layout_of, read_root, stamp_of
+from embedstore.chunks import Layout, Maps, map_rows, read_chunks, read_rows
+from embedstore.commit import Stamp, layout_of, read_root, stamp_of
 from embedstore.errors import StoreError
 
 
@@ -27,8 +27,8 @@ class Arrays:
     arrays: Mapping[str, Mapping[str, Any]]
     commit: int
     verify: bool = field(default=False, kw_only=True)
-    _root: tuple[int, int] = field(default=(0, 0), kw_only=True, repr=False, compare=False)
-    _maps: Maps = field(default_factory=dict, kw_only=True, repr=False, compare=False)
+    _root: Stamp = field(default=(0, 0), kw_only=True, repr=False, compare=False)
+    _maps: Maps = field(default_factory=Maps, kw_only=True, repr=False, compare=False)
 
     def rows(self, array: str) -> int:
         """Count the committed rows of one array, 0 where it does not exist."""
@@ -61,13 +61,13 @@ class Arrays:
     @contextmanager
     def _as_committed(self, layout: Layout) -> Iterator[None]:
         """Refuse what is read in the block if it may be of another commit."""
-        mapped = len(self._maps)
+        mapped = self._maps.made
         try:
             yield
         except StoreError:
             self._refuse_rewritten(layout, 1)
             raise
-        if layout.dtype == "string" or len(self._maps) > mapped:
+        if layout.dtype == "string" or self._maps.made > mapped:
             self._refuse_rewritten(layout, 2)
 
     def blocks(self, name: str, keep: NDArray[np.bool_] | None = None) -> Iterator[NDArray[Any]]:
@@ -76,9 +76,10 @@ class Arrays:
         All of it, raw, or of each chunk the rows to `keep`, (n,).
         """
         layout, rows = self._layout(name), self.rows(name)
-        for start in range(0, rows, layout.chunk_rows):
-            block = read_chunk(self.path, layout, start // layout.chunk_rows)
-            block = block[: rows - start]
+        starts = range(0, rows, layout.chunk_rows)
+        chunks = read_chunks(self.path, layout, range(len(starts)))
+        for start, chunk in zip(starts, chunks, strict=True):
+            block = chunk[: rows - start]
             yield block if keep is None else block[keep[start : start + len(block)]]
 
     def _refuse_rewritten(self, layout: Layout, times: int) -> None:

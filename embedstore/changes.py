@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from embedstore.images.decode import digest_of
 from embedstore.images.prepare import stat_of
 from embedstore.matching import prefixes
+from embedstore.places import each, is_remote
 from embedstore.plan import Plan
 from embedstore.readers import read_each
 from embedstore.store import Store
@@ -37,7 +38,9 @@ def changed(
     there = prefixes(store)
     if not there or not samples:
         return np.empty(0, dtype=np.int64)
-    stats = np.array([stat_of(s.path) or _NOT_FOUND for s in samples], dtype=np.int64)
+    remote = any(is_remote(s.path) for s in samples)
+    found_now = each(stat_of, [s.path for s in samples], remote)
+    stats = np.array([stat or _NOT_FOUND for stat in found_now], dtype=np.int64)
     suspects = {prefix: _suspects(store, prefix, rows, stats) for prefix in there}
     listed = sorted({n for numbers, _ in suspects.values() for n in numbers.tolist()})
     jobs = ((samples[n].path,) for n in listed)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.arrays import is_tombstones
-from embedstore.chunks import Layout, read_chunk
+from embedstore.chunks import Layout, read_chunk, read_sized
 from embedstore.commit import layout_of
 from embedstore.errors import StoreError
 from embedstore.leftovers import (
@@ -34,6 +35,7 @@ from embedstore.leftovers import (
 )
 from embedstore.lock import lock_of, write_lock
 from embedstore.metadata import describe_again, metadata_trouble, own_metadata
+from embedstore.places import ahead, each, is_remote, place, remove
 from embedstore.saved_index import folder_of, in_use, load
 from embedstore.store import FAILURE_COLUMNS, SAMPLE_COLUMNS, Store
 
@@ -63,7 +65,7 @@ def check(path: Path | str, on_progress: Progress = lambda done, total: None) ->
     StoreError
         No store is there, or its root ``zarr.json`` cannot be understood.
     """
-    path = Path(path)
+    path = place(path)
     work = _Check(open_store(path), on_progress)
     work.run()
     _check_indices(work)
@@ -83,7 +85,7 @@ def repair(path: Path | str, on_progress: Progress = lambda done, total: None) -
     StoreError
         No store is there, its root ``zarr.json`` cannot be understood, or files cannot be removed.
     """
-    path = Path(path)
+    path = place(path)
     open_store(path)
     try:
         with write_lock(lock_of(path)):
@@ -92,8 +94,7 @@ def repair(path: Path | str, on_progress: Progress = lambda done, total: None) -
             _check_indices(work)
             find_strays(path, work.result, locked=True)
             describe_again(work.store)
-            for file in work.result.leftovers:
-                file.unlink(missing_ok=True)  # one may just have been written over
+            remove(work.result.leftovers)  # one may just have been written over
             remove_empty_folders(path)
     except OSError as error:
         raise StoreError(f"{path}: cannot be repaired: {error.strerror or error}") from error
@@ -133,7 +134,10 @@ class _Check:
     def run(self) -> None:
         """Fill in `result`."""
         # array metadata before the root it is compared with: a writer at work writes it after
-        own = {name: own_metadata(self.store.path, name) for name in self.store.arrays}
+        names, path = list(self.store.arrays), self.store.path
+        own = dict(
+            zip(names, each(partial(own_metadata, path), names, is_remote(path)), strict=True)
+        )
         self._compare_metadata(own, open_store(self.store.path))
         self._compare_counts()
         self._compare_specs()
@@ -181,20 +185,23 @@ class _Check:
             if metadata["node_type"] == "array"
         }
         todo = [(x, c) for x in layouts.values() for c in range(chunk_count(self.store, x))]
-        for done, (layout, chunk) in enumerate(todo, 1):
-            block = self._read(layout, chunk)
+        path = self.store.path
+        blocks = ahead(lambda job: read_sized(path, *job), todo, is_remote(path))
+        for done, ((layout, chunk), ready) in enumerate(zip(todo, blocks, strict=True), 1):
+            block = self._read(layout, chunk, ready)
             if block is not None:
                 start = chunk * layout.chunk_rows
                 self._look(layout.name, block[: self.store.rows(layout.name) - start], start)
             self.on_progress(done, len(todo))
 
-    def _read(self, layout: Layout, chunk: int) -> NDArray[Any] | None:
+    def _read(
+        self, layout: Layout, chunk: int, ready: Callable[[], tuple[NDArray[Any], int]]
+    ) -> NDArray[Any] | None:
         """Return one chunk, or None where it is damaged, which is noted."""
         file = layout.chunk_file(self.store.path, chunk)
         self.result.chunks += 1
         try:
-            block = read_chunk(self.store.path, layout, chunk)
-            size = file.stat().st_size
+            block, size = ready()
         except (StoreError, OSError, ValueError) as error:
             self.damaged.append((layout, chunk, *_chunk_trouble(file, layout, error)))
             return None

@@ -2,7 +2,8 @@
 
 A chunk of numbers is its raw little-endian bytes and a crc32c, so a local reader can memory-map
 it; a chunk of text is ``vlen-utf8`` and a crc32c. A chunk file is always written whole under
-another name, flushed, and renamed into place: a reader sees the old file or the new one.
+another name, flushed, and renamed into place: a reader sees the old file or the new one. In object
+storage it is put whole, and fetched whole (`embedstore.places`).
 
 An array whose rows change is written anew under the next form of chunk keys (``c/0/0``, ``c.0.0``,
 ``0.0``, and again), so that readers of an earlier commit find its chunks as they were.
@@ -15,9 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import google_crc32c
@@ -26,16 +29,20 @@ from numpy.typing import NDArray
 
 from embedstore.errors import StoreError
 from embedstore.mapping import can_map, map_files
+from embedstore.places import ObjectPlace, ahead, files_below, is_remote
 
 CHUNK_BYTES = 4 << 20
 TEXT_ROWS = 8192
 TEMPORARY = ".writing-"
+FETCHED_BYTES = 256 << 20
+"""Of chunks fetched from object storage, kept for the next rows that are asked for."""
 _CHECKSUM = 4  # bytes
 _DIFFERS = "checksum differs; the file was damaged after it was written"
 # with two, the chunks that a reader of the last commit but one has still to open would be
 # overwritten before the commit that tells it so
 _KEYS = (("default", "/"), ("default", "."), ("v2", "."))
 _FILES = ("c/**/*", "c.*", "[0-9]*")
+_STARTS = ("c/", "c.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +101,24 @@ class Layout:
 
 def earlier_chunks(root: Path, layout: Layout) -> Iterator[Path]:
     """Yield the files an array has under other forms of chunk keys than its own."""
+    own = layout.rewrites % len(_KEYS)
+    if is_remote(root):
+        for file in files_below(root / layout.name):
+            starts = [n for n, start in enumerate(_STARTS) if file.as_posix().startswith(start)]
+            form = starts[0] if starts else len(_STARTS)
+            if form != own and file.name != "zarr.json":
+                yield root / layout.name / file
+        return
     for form, pattern in enumerate(_FILES):
-        if form != layout.rewrites % len(_KEYS):
+        if form != own:
             yield from (f for f in (root / layout.name).glob(pattern) if f.is_file())
 
 
 def write_whole(file: Path, data: bytes) -> None:
     """Put a file in place in one step: temporary name, flush, rename, flush of the folder."""
+    if isinstance(file, ObjectPlace):
+        file.write_bytes(data)
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{TEMPORARY}{file.name}")
     try:
@@ -128,6 +146,17 @@ def read_chunk(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
     StoreError
         The file is missing, cut or changed.
     """
+    return read_sized(root, layout, chunk)[0]
+
+
+def read_chunks(root: Path, layout: Layout, chunks: Iterable[int]) -> Iterator[NDArray[Any]]:
+    """Yield `read_chunk` of each, some fetched ahead where that pays."""
+    for ready in ahead(partial(read_chunk, root, layout), chunks, is_remote(root)):
+        yield ready()
+
+
+def read_sized(root: Path, layout: Layout, chunk: int) -> tuple[NDArray[Any], int]:
+    """Return `read_chunk`, and the bytes of its file."""
     file = layout.chunk_file(root, chunk)
     try:
         data = file.read_bytes()
@@ -139,10 +168,9 @@ def read_chunk(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
     if layout.dtype == "string":
         from numcodecs.vlen import VLenUTF8
 
-        return np.asarray(VLenUTF8().decode(body), dtype=object)
-    return np.frombuffer(body, dtype=np.dtype(layout.dtype).newbyteorder("<")).reshape(
-        -1, *layout.row
-    )
+        return np.asarray(VLenUTF8().decode(body), dtype=object), len(data)
+    numbers = np.frombuffer(body, dtype=np.dtype(layout.dtype).newbyteorder("<"))
+    return numbers.reshape(-1, *layout.row), len(data)
 
 
 def no_rows(layout: Layout) -> NDArray[Any]:
@@ -150,8 +178,47 @@ def no_rows(layout: Layout) -> NDArray[Any]:
     return np.empty((0, *layout.row), dtype=object if layout.dtype == "string" else layout.dtype)
 
 
-Maps = dict[tuple[str, int], NDArray[Any]]
-"""What is mapped so far, by array and chunk: mapping again would fault every page in anew."""
+@dataclass(slots=True)
+class Maps:
+    """What is mapped so far, by array and chunk: mapping again would fault every page in anew.
+
+    Of what is fetched, the last that were asked for; `made` counts all that ever were made.
+    """
+
+    made: int = 0
+    _chunks: dict[tuple[str, int], NDArray[Any]] = field(default_factory=dict)
+    _fetched: int = 0
+    _one_at_a_time: Any = field(default_factory=Lock)
+
+    def get(self, layout: Layout, chunk: int) -> NDArray[Any] | None:
+        """Return what is mapped of a chunk, if anything is."""
+        return self._chunks.get((layout.name, chunk))
+
+    def add(self, layout: Layout, chunk: int, values: NDArray[Any]) -> NDArray[Any]:
+        """Keep what was mapped."""
+        self.made += 1
+        self._chunks[layout.name, chunk] = values
+        return values
+
+    def recent(self, layout: Layout, chunk: int) -> NDArray[Any] | None:
+        """Return a chunk that was fetched and is still kept, to be kept for longer."""
+        with self._one_at_a_time:
+            found = self._chunks.pop((layout.name, chunk), None)
+            if found is not None:
+                self._chunks[layout.name, chunk] = found
+            return found
+
+    def fetched(self, layout: Layout, chunk: int, values: NDArray[Any]) -> None:
+        """Keep what was fetched, in place of what was not asked for for longest."""
+        with self._one_at_a_time:
+            self.made += 1
+            if values.dtype == object or (layout.name, chunk) in self._chunks:
+                return
+            self._chunks[layout.name, chunk] = values
+            self._fetched += values.nbytes
+            while self._fetched > FETCHED_BYTES:
+                self._fetched -= self._chunks.pop(next(iter(self._chunks))).nbytes
+
 
 _ALL = -1  # in place of a chunk's number
 
@@ -168,9 +235,10 @@ def map_rows(root: Path, layout: Layout, rows: int, maps: Maps) -> NDArray[Any] 
     """
     dtype = np.dtype(layout.dtype).newbyteorder("<")
     size = layout.chunk_rows * int(np.prod(layout.row, dtype=np.int64)) * dtype.itemsize
-    if not can_map(size):
+    if is_remote(root) or not can_map(size):
         return None
-    if (layout.name, _ALL) not in maps:
+    mapped = maps.get(layout, _ALL)
+    if mapped is None:
         chunks = range(-(-rows // layout.chunk_rows))
         files = [layout.chunk_file(root, c) for c in chunks]
         try:
@@ -181,8 +249,8 @@ def map_rows(root: Path, layout: Layout, rows: int, maps: Maps) -> NDArray[Any] 
             raise StoreError(f"{error}: the chunk is cut short") from error
         except OSError:
             return None
-        maps[layout.name, _ALL] = whole.view(dtype).reshape(-1, *layout.row)
-    return maps[layout.name, _ALL][:rows]
+        mapped = maps.add(layout, _ALL, whole.view(dtype).reshape(-1, *layout.row))
+    return mapped[:rows]
 
 
 def map_chunk(
@@ -195,9 +263,8 @@ def map_chunk(
     StoreError
         The chunk is missing or cut short or, with `verify`, changed.
     """
-    if (layout.name, chunk) not in maps:
-        maps[layout.name, chunk] = _map(root, layout, chunk, verify)
-    return maps[layout.name, chunk]
+    mapped = maps.get(layout, chunk)
+    return maps.add(layout, chunk, _map(root, layout, chunk, verify)) if mapped is None else mapped
 
 
 def _map(root: Path, layout: Layout, chunk: int, verify: bool) -> NDArray[Any]:
@@ -228,13 +295,13 @@ def read_rows(
 
     With `verify`, the checksum of each chunk these rows are in is compared, unless it is in `maps`.
     """
-    maps = {} if maps is None else maps
+    maps = Maps() if maps is None else maps
     if layout.dtype == "string":
         if wanted is not None:
             return _texts(root, layout, np.asarray(wanted, dtype=np.intp))
         chunks = range(-(-rows // layout.chunk_rows))
-        parts = [read_chunk(root, layout, c)[: rows - c * layout.chunk_rows] for c in chunks]
-        return np.concatenate([no_rows(layout), *parts]).astype(str)
+        parts = list(read_chunks(root, layout, chunks))
+        return np.concatenate([no_rows(layout), *parts])[:rows].astype(str)
     whole = None if verify else map_rows(root, layout, rows, maps)
     if whole is not None:
         native = np.dtype(layout.dtype)
@@ -248,17 +315,33 @@ def _gathered(
 ) -> NDArray[Any]:
     """Read rows of numbers chunk by chunk."""
     out = np.empty((len(wanted), *layout.row), dtype=layout.dtype)
+    if is_remote(root):
+        todo = list(_by_chunk(layout, wanted))
+        fetch = partial(_fetched, root, layout, maps=maps)
+        for (c, places), ready in zip(todo, ahead(fetch, [c for c, _ in todo]), strict=True):
+            out[places] = ready()[wanted[places] - c * layout.chunk_rows]
+        return out
     for c, places in _by_chunk(layout, wanted):
         chunk = map_chunk(root, layout, c, maps, verify)
         out[places] = chunk[wanted[places] - c * layout.chunk_rows]
     return out
 
 
+def _fetched(root: Path, layout: Layout, chunk: int, maps: Maps) -> NDArray[Any]:
+    found = maps.recent(layout, chunk)
+    if found is None:
+        found = read_chunk(root, layout, chunk)
+        maps.fetched(layout, chunk, found)
+    return found
+
+
 def _texts(root: Path, layout: Layout, wanted: NDArray[np.intp]) -> NDArray[np.str_]:
     """Read rows of text, of the chunks they are in alone."""
     out = np.empty(len(wanted), dtype=object)
-    for c, places in _by_chunk(layout, wanted):
-        out[places] = read_chunk(root, layout, c)[wanted[places] - c * layout.chunk_rows]
+    todo = list(_by_chunk(layout, wanted))
+    blocks = read_chunks(root, layout, [c for c, _ in todo])
+    for (c, places), block in zip(todo, blocks, strict=True):
+        out[places] = block[wanted[places] - c * layout.chunk_rows]
     return out.astype(str)
 
 
@@ -284,6 +367,11 @@ def encode(layout: Layout, block: NDArray[Any]) -> bytes:
         dtype = np.dtype(layout.dtype).newbyteorder("<")
         body = np.pad(block, widths).astype(dtype, copy=False).tobytes()
     return body + _checksum(body)
+
+
+def is_whole(data: bytes) -> bool:
+    """Say whether a chunk, as it lies on the disk, agrees with its checksum."""
+    return _checksum(data[:-_CHECKSUM]) == data[-_CHECKSUM:]
 
 
 def _checksum(body: bytes | NDArray[np.uint8]) -> bytes:

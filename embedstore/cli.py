@@ -18,6 +18,7 @@ from embedstore import (
     cli_backbones,
     cli_change,
     cli_check,
+    cli_copy,
     cli_export,
     cli_extract,
     cli_finetune,
@@ -34,6 +35,7 @@ from embedstore import (
 )
 from embedstore.cli_console import err, out, say, tell_failures
 from embedstore.errors import EmbedstoreError, ManifestError
+from embedstore.places import place
 
 if TYPE_CHECKING:
     from embedstore.store import Store
@@ -48,7 +50,9 @@ app.add_typer(cli_backbones.app, name="backbones")
 app.add_typer(cli_prompts.app, name="prompts")
 cli_prompts.app.command()(cli_prompts_bench.bench)
 cli_prompts.app.command()(cli_prompts_bench.use)
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
+StorePath = Annotated[
+    Path, typer.Argument(metavar="STORE", help="A store made by `extract`.", parser=place)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -59,7 +63,7 @@ def options(
     """Frozen embeddings of medical images in plain Zarr, and honest probes on them."""
 
 
-app.command()(cli_extract.extract)
+app.command(cls=cli_extract.Command)(cli_extract.extract)
 app.command()(cli_probe.probe)
 app.command()(cli_finetune.finetune)
 app.command()(cli_study.study)
@@ -77,6 +81,7 @@ app.command()(cli_change.update)
 app.command()(cli_change.delete)
 app.command()(cli_change.compact)
 app.command()(cli_change.merge)
+app.command()(cli_copy.copy)
 
 
 @app.command()

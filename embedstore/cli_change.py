@@ -10,14 +10,21 @@ import typer
 
 from embedstore.cli_console import err, out, pairs, say
 from embedstore.errors import ManifestError, UsageError
+from embedstore.places import place
 
 if TYPE_CHECKING:
     from embedstore.update import Updated
 
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
+StorePath = Annotated[
+    Path, typer.Argument(metavar="STORE", help="A store made by `extract`.", parser=place)
+]
 Table = Annotated[
     Path,
-    typer.Argument(metavar="TABLE", help="A .csv, .tsv or .parquet table with the samples' ids."),
+    typer.Argument(
+        metavar="TABLE",
+        help="A .csv, .tsv or .parquet table with the samples' ids.",
+        parser=place,
+    ),
 ]
 Column = Annotated[
     list[str] | None,
@@ -42,8 +49,12 @@ From = Annotated[
         help="A table with a column of ids, else of patients; or a .txt with an id a line.",
     ),
 ]
-Stores = Annotated[list[Path], typer.Argument(metavar="STORES", help="Two stores or more.")]
-Target = Annotated[Path, typer.Option("--store", help="The new store.")]
+Stores = Annotated[
+    list[Path], typer.Argument(metavar="STORES", help="Two stores or more.", parser=place)
+]
+Target = Annotated[
+    Path, typer.Option("--store", metavar="PATH", help="The new store.", parser=place)
+]
 Different = Annotated[
     bool,
     typer.Option(

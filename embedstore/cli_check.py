@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedstore.cli_console import err, out, say
+from embedstore.places import place
 
 if TYPE_CHECKING:
     from embedstore.leftovers import Checked, Finding
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 SHOWN = 5
 """Findings of one kind that are said in full; `--json` has all."""
 
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
+StorePath = Annotated[
+    Path, typer.Argument(metavar="STORE", help="A store made by `extract`.", parser=place)
+]
 Repair = Annotated[
     bool, typer.Option("--repair", help="Remove what stopped runs left; nothing committed.")
 ]

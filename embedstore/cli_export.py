@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from embedstore.cli_console import err, out, say
+from embedstore.places import place
 
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
+StorePath = Annotated[
+    Path, typer.Argument(metavar="STORE", help="A store made by `extract`.", parser=place)
+]
 Format = Annotated[str, typer.Option("--format", help="parquet, npy, csv or fiftyone.")]
 Out = Annotated[
     Path,

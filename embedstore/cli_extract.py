@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from typer.core import TyperCommand
 
 from embedstore import cli_options as given
 from embedstore.cli_console import err, one_of, out, pairs, say, tell_failures
 from embedstore.errors import DataError, ManifestError, StoreError, UsageError
+from embedstore.places import is_remote
 
 if TYPE_CHECKING:
+    from embedstore.cluster.fleet import Fleet
     from embedstore.extract import Summary
     from embedstore.manifest import Manifest
-    from embedstore.types import Backbone, Sample
+    from embedstore.types import Backbone, Recipe, Sample
+
+_ADDRESS = re.compile(r"local|auto|(ray://)?[^/\s]+:\d+")
+
+
+class Command(TyperCommand):
+    """``embedstore extract``, whose --ray may stand without an address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Fill in the address where what follows --ray is none."""
+        pairs = zip(args, [*args, ""][1:], strict=True)
+        alone = (a == "--ray" and not _ADDRESS.fullmatch(following) for a, following in pairs)
+        whole = ["--ray=local" if a else arg for arg, a in zip(args, alone, strict=True)]
+        return super().parse_args(ctx, whole)
 
 
 def extract(
@@ -42,12 +61,12 @@ def extract(
     keep_pixels: given.KeepPixels = False,
     strict: given.Strict = False,
     retry_failures: given.RetryFailures = False,
+    ray: given.Ray = "",
 ) -> None:
     """Embed images into a store; running it again does only what is missing."""
     from functools import partial
 
     from embedstore import extract as extraction
-    from embedstore.backbones import load_backbone
     from embedstore.images.recipe import named
     from embedstore.plan import choose
     from embedstore.report.progress import progress
@@ -57,7 +76,7 @@ def extract(
         raise UsageError("give at least one --backbone: statistics, biomedclip, convnext_tiny, …")
     _check_store(store, patient_ids)
     chosen = named(recipe, resize, exact, window)
-    devices = _devices(device)
+    devices = ["cpu"] if ray else _devices(device)  # the cluster has its own
     archived = _is_archive(manifest)
     if archived:
         _refuse("a DICOM archive", {"--column": column, "--root": root})
@@ -66,22 +85,60 @@ def extract(
     else:
         _refuse("anything but a DICOM archive", {"--join": join, "--on": on})
         read = partial(_table, manifest, column, label, root, frames)
-    names = dict.fromkeys(backbone)
-    copies = [[load_backbone(n, chosen, pooling, d) for n in names] for d in devices]
+    load = partial(_load, list(dict.fromkeys(backbone)), chosen, pooling)
+    copies = [load(d) for d in devices]
     loaded = copies[0]
     table = read()
     _tell_manifest(table, loaded)
     samples = _hide(table.samples, store, archived) if patient_ids == "hash" else table.samples
     made = extraction.recorded_precision(store, loaded) if precision == "auto" else precision
-    plan = choose(
-        ",".join(devices), made, batch_size, workers, len(samples), file_timeout, compile_
-    )
-    say(err, f"running on {plan}")
-    with progress(err, "extracting") as show:
-        summary = extraction.extract(
-            samples, store, loaded, plan, strict, retry_failures, keep_pixels, show, copies[1:]
+    with _cluster(ray, load, loaded, device, workers) as cluster:
+        if cluster:
+            first, devices = cluster.about, [cluster.device]
+            workers = first.readers
+            if made == "auto":
+                made = "bfloat16" if first.bfloat16 else "float32"
+        plan = choose(
+            ",".join(devices), made, batch_size, workers, len(samples), file_timeout, compile_
         )
+        say(err, f"running on {f'{cluster}, each ' if cluster else ''}{plan}")
+        how = strict, retry_failures, keep_pixels
+        with progress(err, "extracting") as show:
+            summary = extraction.extract(
+                samples, store, loaded, plan, *how, show, copies[1:], cluster
+            )
     _tell_summary(store, loaded, summary)
+
+
+def _load(names: Sequence[str], recipe: Recipe, pooling: str, device: str) -> list[Backbone]:
+    from embedstore.backbones import load_backbone
+
+    return [load_backbone(name, recipe, pooling, device) for name in names]
+
+
+@contextmanager
+def _cluster(
+    address: str,
+    load: Callable[[str], Sequence[Backbone]],
+    loaded: Sequence[Backbone],
+    device: str,
+    workers: int,
+) -> Iterator[Fleet | None]:
+    """Join a Ray cluster, with a worker on each node or GPU; None without an address."""
+    if not address:
+        yield None
+        return
+    from embedstore.cluster.connect import joined
+
+    one_of("--device, with --ray,", device, ("auto", "cpu", "cuda"))
+    with joined(address):
+        from embedstore.cluster.fleet import Fleet
+
+        with Fleet(load, [b.spec for b in loaded], device, workers) as fleet:
+            say(err, f"{fleet}: starting")
+            yield fleet
+            if died := fleet.died:
+                say(err, f"note: {died} worker{'s' * (died != 1)} died; others did what they had")
 
 
 def _refuse(source: str, options: dict[str, object]) -> None:
@@ -168,11 +225,8 @@ def _check_store(store: Path, patient_ids: str) -> None:
     if store.name in {"", ".."}:
         raise UsageError(f"--store is the path of a store, such as embeddings.zarr; not '{store}'")
     refuse_foreign(store)
-    if (store / "zarr.json").exists() and not os.access(store, os.W_OK):
-        raise StoreError(f"{store}: cannot be written to; give another, or a copy")
-    above = next(p for p in store.absolute().parents if p.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise StoreError(f"{store}: cannot be made: {above} cannot be written to; give another")
+    if not is_remote(store):
+        _check_folder(store)
     if not (store / "zarr.json").exists():
         return
     if len(Store.open(store)) and patient_ids == "keep" and key_file(store).exists():
@@ -180,6 +234,15 @@ def _check_store(store: Path, patient_ids: str) -> None:
             f"{store}: its ids are hashed ({key_file(store).name}): with --patient-ids keep every "
             f"patient would be two; leave it out, or give a new --store"
         )
+
+
+def _check_folder(store: Path) -> None:
+    """Refuse a path that may not be written to."""
+    if (store / "zarr.json").exists() and not os.access(store, os.W_OK):
+        raise StoreError(f"{store}: cannot be written to; give another, or a copy")
+    above = next(p for p in store.absolute().parents if p.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise StoreError(f"{store}: cannot be made: {above} cannot be written to; give another")
 
 
 def _devices(names: str) -> list[str]:

@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from embedstore.places import place
+
 Source = Annotated[
     Path,
     typer.Argument(
         metavar="STORE|MANIFEST",
         help="A store with pictures of the backbone (`extract --keep-pixels`), or what `extract` "
         "takes, which is then extracted into the run's folder first.",
+        parser=place,
     ),
 ]
 Backbone = Annotated[

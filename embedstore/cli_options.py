@@ -7,14 +7,20 @@ from typing import Annotated
 
 import typer
 
+from embedstore.places import place
+
 Manifest = Annotated[
     Path,
     typer.Argument(
         help="A .csv or .parquet table, a folder whose sub-folders are classes, or a folder or "
-        "DICOMDIR of DICOM files."
+        "DICOMDIR of DICOM files.",
+        metavar="MANIFEST",
+        parser=place,
     ),
 ]
-StoreOption = Annotated[Path, typer.Option(help="The store; made, or added to.")]
+StoreOption = Annotated[
+    Path, typer.Option(metavar="PATH", help="The store; made, or added to.", parser=place)
+]
 Backbone = Annotated[
     list[str] | None,
     typer.Option(
@@ -38,7 +44,11 @@ Frames = Annotated[
 ]
 Join = Annotated[
     Path | None,
-    typer.Option(metavar="TABLE", help="A table that labels the images of a DICOM archive."),
+    typer.Option(
+        metavar="TABLE",
+        help="A table that labels the images of a DICOM archive.",
+        parser=place,
+    ),
 ]
 On = Annotated[
     str,
@@ -59,7 +69,10 @@ Label = Annotated[
     list[str] | None, typer.Option(help="Label columns to keep; by default all small ones.")
 ]
 Root = Annotated[
-    Path | None, typer.Option(help="Where relative image paths start; by default the table.")
+    Path | None,
+    typer.Option(
+        metavar="PATH", help="Where relative image paths start; by default the table.", parser=place
+    ),
 ]
 PatientIds = Annotated[
     str, typer.Option(help="hash: keyed hashes, the key beside the store; keep: as they are.")
@@ -83,3 +96,12 @@ KeepPixels = Annotated[
 ]
 Strict = Annotated[bool, typer.Option(help="Stop at the first unusable image.")]
 RetryFailures = Annotated[bool, typer.Option(help="Try failed images again.")]
+Ray = Annotated[
+    str,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Embed on the nodes of a Ray cluster: HOST:PORT, or auto for the one this machine "
+        "belongs to; without an address, a Ray of this machine alone.",
+    ),
+]

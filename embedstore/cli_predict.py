@@ -11,6 +11,7 @@ import typer
 
 from embedstore.cli_console import err, out, pairs, say, tell_failures
 from embedstore.errors import DataError
+from embedstore.places import place
 
 if TYPE_CHECKING:
     from embedstore.predict import Prediction
@@ -21,7 +22,10 @@ ProbePath = Annotated[
     Path, typer.Argument(metavar="PROBE", help="A folder made by `probe --save`.")
 ]
 Source = Annotated[
-    Path, typer.Argument(metavar="STORE|IMAGES", help="A store, or a table or folder of images.")
+    Path,
+    typer.Argument(
+        metavar="STORE|IMAGES", help="A store, or a table or folder of images.", parser=place
+    ),
 ]
 HeadFile = Annotated[
     str, typer.Option("--head", help="FILE.py:CLASS, for a probe whose head came from a file.")

@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
+from embedstore.places import place
+
+StorePath = Annotated[
+    Path, typer.Argument(metavar="STORE", help="A store made by `extract`.", parser=place)
+]
 Label = Annotated[str, typer.Option(help="The column to predict.")]
 HeadNames = Annotated[
     list[str] | None,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from embedstore.store import Store
     from embedstore.types import Pixels, Spec
 
+RECALL = 0.99
+
 Backbone = Annotated[str, typer.Option(help="Name or key; needed where the store has several.")]
 Kind = Annotated[
     str, typer.Option(help="auto, exact, or a FAISS factory string such as HNSW32,SQfp16.")
@@ -35,6 +38,21 @@ Kind = Annotated[
 Recall = Annotated[
     float,
     typer.Option(help="Share of the true 10 nearest that a search shall find.", min=0.5, max=1),
+]
+OnDisk = Annotated[
+    bool | None,
+    typer.Option(
+        "--on-disk/--in-memory",
+        help="Where inverted lists lie; by default on the disk where memory is short.",
+        show_default=False,
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="URI",
+        help="A LanceDB database to search in: a folder, or s3://, gs://, az:// or db://.",
+    ),
 ]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Begin anew, whatever is there.")]
 Drop = Annotated[bool, typer.Option("--drop", help="Remove the index; nothing else is lost.")]
@@ -101,13 +119,18 @@ def index(
     store: StorePath,
     backbone: Backbone = "",
     kind: Kind = "auto",
-    recall: Recall = 0.99,
+    recall: Recall = RECALL,
+    on_disk: OnDisk = None,
     rebuild: Rebuild = False,
     drop: Drop = False,
+    engine: Engine = "",
     verify: Verify = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make the index that `search` uses in large stores, or bring it up to date."""
+    """Make the index that `search` uses in large stores, or bring it up to date.
+
+    With --engine, copy the vectors and the table into an engine instead.
+    """
     from embedstore.indexing import drop_index, make_index
     from embedstore.report.progress import progress
     from embedstore.report.search_table import index_table
@@ -115,12 +138,17 @@ def index(
 
     opened = Store.open(store, verify)
     spec = one_spec(opened, backbone)
+    if engine:
+        if on_disk is not None or recall != RECALL:
+            raise UsageError("--recall, --on-disk and --in-memory are of an index, not of --engine")
+        _fill(opened, spec, engine, kind, rebuild, drop, as_json)
+        return
     if drop:
         gone = drop_index(opened, spec)
         say(out, f"{store}: the index is removed" if gone else f"{store}: there is no index")
         return
     with progress(err, "indexing", "vectors") as show:
-        made, done = make_index(opened, spec, kind, recall, rebuild, on_progress=show)
+        made, done = make_index(opened, spec, kind, recall, rebuild, on_disk, on_progress=show)
     if as_json:
         print(json.dumps(asdict(made) | {"done": done}, indent=2))
         return
@@ -128,6 +156,27 @@ def index(
     if made.recall < recall:
         said = f"recall {made.recall:.3f} is less than the {recall} asked for; try another --kind"
         say(err, f"note: {said}")
+
+
+def _fill(
+    store: Store, spec: Spec, uri: str, kind: str, rebuild: bool, drop: bool, as_json: bool
+) -> None:
+    """Bring an engine up to date with the store, or remove what it holds of it."""
+    from embedstore import engine
+    from embedstore.report.progress import progress
+
+    if drop or rebuild:
+        gone = engine.drop(spec, uri)
+        if drop:
+            say(out, f"{uri}: {'the vectors are removed' if gone else 'there are none'}")
+            return
+    wanted = "" if kind in ("auto", "exact") else kind
+    with progress(err, "copying", "vectors") as show:
+        total, done = engine.fill(store, spec, uri, wanted, show)
+    if as_json:
+        print(json.dumps({"engine": engine.NAME, "uri": uri, "rows": total, "done": done}))
+        return
+    say(out, f"{uri}: {total} vectors of {spec.backbone}: {done}")
 
 
 def search(
@@ -146,6 +195,7 @@ def search(
     patient: OfPatient = "",
     model: Model = "",
     exact: Exact = False,
+    engine: Engine = "",
     label: LabelNames = None,
     html: Html = None,
     verify: Verify = False,
@@ -188,7 +238,12 @@ def search(
         query.of_samples(sample or _images_of(opened, searcher, exam), unlike or (), exam)
     assert query.asked is not None
     way: Per = per  # type: ignore[assignment]
-    hits = searcher.search(query.asked, k, where, way, include_same_patient, exact)
+    ask = searcher.search
+    if engine:
+        from embedstore.engine import Engine as Opened
+
+        ask = partial(Opened.open(opened, spec, engine).search, searcher)
+    hits = ask(query.asked, k, where, way, include_same_patient, exact)
     _show(opened, searcher, query, hits, label, html, as_json)
 
 
@@ -268,7 +323,7 @@ class _Query:
             read = made.read(self.spec.key)
             if self.with_pictures:
                 self.pictures = seen(made, self.spec, made.rows_of(self.spec).tolist())
-        vector = like_and_unlike(np.asarray(read.vectors), np.empty((0, read.vectors.shape[1])))
+        vector = like_and_unlike(np.asarray(read.vectors), read.vectors[:0])
         own = places_of_files(self.searcher, read.digests)
         if not self.include_same_patient:
             own = np.union1d(own, _places_of_patients(self.searcher, files, patient))

@@ -9,6 +9,7 @@ import typer
 
 from embedstore.cli_console import one_of, out, say
 from embedstore.errors import UsageError
+from embedstore.places import place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,9 @@ _WHY_OUTSIDE = {
     "column": "the column is empty for them",
 }
 
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
+StorePath = Annotated[
+    Path, typer.Argument(metavar="STORE", help="A store made by `extract`.", parser=place)
+]
 Label = Annotated[str, typer.Option(help="The column to stratify by; images without it stay out.")]
 Out = Annotated[Path, typer.Option("--out", metavar="FILE.json", help="Where the split goes.")]
 Kind = Annotated[

@@ -14,6 +14,7 @@ import typer
 from embedstore import cli_study_options as given
 from embedstore.cli_console import err, one_of, out, say
 from embedstore.errors import EmbedstoreError, UsageError
+from embedstore.places import place
 
 if TYPE_CHECKING:
     from embedstore.study.findings import Findings
@@ -165,7 +166,7 @@ def _extracted(asked: Study, folder: Path, device: str) -> Path:
     from embedstore.cli_extract import extract
 
     if asked.store:
-        return Path(asked.store)
+        return place(asked.store)
     made = folder / "store.zarr"
     _checked(asked, made)
     columns = [f"{role}={name}" for role, name in asked.columns.items()]

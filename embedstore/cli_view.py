@@ -13,6 +13,7 @@ import typer
 from embedstore import cli_options as given
 from embedstore.cli_console import err, out, say
 from embedstore.errors import DataError, EmbedstoreError, ImageError, UsageError
+from embedstore.places import place
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,7 +27,10 @@ MOST_ROWS = 50
 _WORKERS = 2
 _STARTS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"P2", b"P5")
 
-Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="Images, or folders of images.")]
+Files = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE", help="Images, or folders of images.", parser=place),
+]
 To = Annotated[Path, typer.Option(help="The sheet, a PNG; an earlier sheet is replaced.")]
 Size = Annotated[
     int, typer.Option(help="Height and width of what the model sees, pixels.", min=8, max=1024)

@@ -9,6 +9,7 @@ from typing import Any
 
 from embedstore.chunks import Layout
 from embedstore.errors import StoreError
+from embedstore.places import ObjectPlace
 
 FORMAT = 3
 
@@ -38,10 +39,17 @@ def layout_of(name: str, metadata: Mapping[str, Any]) -> Layout:
     return Layout(name, metadata["data_type"], tuple(metadata["shape"][1:]), rewrites)
 
 
-def stamp_of(path: Path) -> tuple[int, int]:
+Stamp = tuple[int | str, int]
+
+
+def stamp_of(path: Path) -> Stamp:
     """Return what tells one root ``zarr.json`` from another; zeros where there is none."""
+    file = path / "zarr.json"
     try:
-        found = (path / "zarr.json").stat()
+        if isinstance(file, ObjectPlace):
+            head = file.head()
+            return head["e_tag"] or head["version"] or "", int(head["last_modified"].timestamp())
+        found = file.stat()
     except OSError:
         return 0, 0
     return found.st_ino, found.st_mtime_ns

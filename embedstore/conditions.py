@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from embedstore.errors import UsageError
 
@@ -13,8 +13,13 @@ if TYPE_CHECKING:
 
 Value = str | int | float
 Alias = Callable[[str], str]
+Kind = Literal["text", "whole", "decimal", ""]
+"""What a column holds: text or numbers; "" where nothing is known."""
 
-_HIDDEN = {"group", "exam"}  # whose ids a store keeps as keyed hashes
+
+def hidden(column: str) -> bool:
+    """Say whether a store may keep the ids of a column as keyed hashes."""
+    return column in {"group", "exam"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,7 @@ class Rows:
 
     def spelt(self, column: Column, value: Value) -> Value:
         """Return what stands in the table for an id."""
-        if self.alias is None or column.name not in _HIDDEN or not isinstance(value, str):
+        if self.alias is None or not hidden(column.name) or not isinstance(value, str):
             return value
         return self.alias(value)
 
@@ -101,9 +106,9 @@ class In:
         wanted = [rows.spelt(self.column, v) for v in self.values if v is not None]
         series = self.column.of(rows)
         for value in wanted:
-            _check(self.column.name, series, value, self.place)
+            check(self.column.name, kind_of(series), value, self.place)
         found = _nothing(series)
-        if _kind(series):
+        if kind_of(series):
             if series.dtype.is_integer():  # no whole number is 0.5
                 wanted = [int(v) for v in wanted if v == int(v)]
             listed = pl.Series(wanted, dtype=series.dtype, strict=False).implode()
@@ -125,14 +130,16 @@ class Compared:
         import polars as pl
 
         series = self.column.of(rows)
+        kind, second = kind_of(series), None
         if isinstance(self.other, Column):
             other: Any = self.other.of(rows)
+            second = kind_of(other)
             is_float = series.dtype.is_float() or other.dtype.is_float()
         else:
             other = rows.spelt(self.column, self.other)
             is_float = isinstance(other, float)
-        _check(self.column.name, series, other, self.place)
-        if not _kind(series) or not _kind(other):
+        check(self.column.name, kind, self.other, self.place, second)
+        if not kind or second == "":
             return _nothing(series)
         if isinstance(other, pl.Series):
             other = _wide(other, is_float)
@@ -140,21 +147,25 @@ class Compared:
         return found
 
 
-def _kind(values: pl.Series | Value) -> str:
-    """Say what values are; "" where none is known."""
-    import polars as pl
-
-    if not isinstance(values, pl.Series):
-        return "text" if isinstance(values, str) else "numbers"
-    if values.null_count() == len(values):
+def kind_of(series: pl.Series) -> Kind:
+    """Say what a column holds."""
+    if series.null_count() == len(series):
         return ""
-    return "numbers" if values.dtype.is_numeric() else "text"
+    if not series.dtype.is_numeric():
+        return "text"
+    return "decimal" if series.dtype.is_float() else "whole"
 
 
-def _check(column: str, series: pl.Series, other: pl.Series | Value, place: str) -> None:
-    """Refuse what compares text with numbers: it is never equal, which nobody asks for."""
-    one, two = _kind(series), _kind(other)
-    if not one or not two or one == two:
+def check(
+    column: str, kind: Kind, other: Column | Value, place: str, second: Kind | None = None
+) -> None:
+    """Refuse what compares text with numbers: it is never equal, which nobody asks for.
+
+    `second` is what the `other` holds where it is a column; `UsageError` says how to write it.
+    """
+    one = "text" if kind == "text" else "numbers"
+    two = "text" if isinstance(other, str) or second == "text" else "numbers"
+    if not kind or second == "" or one == two:
         return
     if isinstance(other, str | int | float):
         written = "without quotes" if one == "numbers" else f"in quotes, {str(other)!r}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from embedstore.arrays import is_tombstones, set_of
 from embedstore.errors import StoreError, UsageError
 from embedstore.leftovers import sweep
 from embedstore.metadata import describe_again
+from embedstore.places import place, sizes_below
 from embedstore.privacy import alias_of, unlink
 from embedstore.store import Store
 from embedstore.writer import Writer
@@ -61,7 +61,7 @@ def delete(path: Path | str, ids: Iterable[str] = (), patients: Iterable[str] = 
     StoreError
         There is no store, it cannot be written, or the key of its hashes is gone.
     """
-    path = Path(path)
+    path = place(path)
     Store.open(path)
     with Writer(path) as writer:
         store = writer.store()
@@ -118,10 +118,10 @@ def compact(path: Path | str, on_progress: Progress = lambda done, total: None) 
     StoreError
         There is no store, it is damaged, or cannot be written; nothing is lost.
     """
-    path = Path(path)
+    path = place(path)
     Store.open(path)
     with Writer(path) as writer:
-        store, before = writer.store(), _size(path)
+        store, before = writer.store(), sum(sizes_below(path).values())
         links = unlink(path, store.deleted)
         try:
             describe_again(store)
@@ -130,13 +130,7 @@ def compact(path: Path | str, on_progress: Progress = lambda done, total: None) 
             sweep(path)
         except OSError as error:
             raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-        return Compacted(*dropped, links, before - _size(path))
-
-
-def _size(path: Path) -> int:
-    """Return the bytes of all files in a folder."""
-    files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-    return sum(file.stat().st_size for file in files)
+        return Compacted(*dropped, links, before - sum(sizes_below(path).values()))
 
 
 @dataclass(slots=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from queue import SimpleQueue
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from embedstore.backlog import Job
 from embedstore.errors import EmbedstoreError
-from embedstore.feed import Batch, Levels
+from embedstore.feed import Batch, Feed, Levels
 from embedstore.heap import stop_keeping
 from embedstore.plan import Plan
 from embedstore.types import Backbone, Floats, Recipe
@@ -46,6 +48,8 @@ class Encoders:
     ----------
     limit
         The most images one call takes; halved when a device runs out of memory.
+    made
+        What the provenance of the vectors says of it, besides the plan.
     """
 
     def __init__(self, copies: Sequence[Sequence[Backbone]], plan: Plan) -> None:
@@ -55,6 +59,7 @@ class Encoders:
             self._idle.put((device, backbones))
         self._threads = ThreadPoolExecutor(len(copies))
         self._compiled: dict[int, Any] = {}
+        self.made: dict[str, Any] = {}
         self.limit = plan.batch_size
 
     def __enter__(self) -> Encoders:
@@ -64,6 +69,19 @@ class Encoders:
     def __exit__(self, *error: object) -> None:
         """Wait for the batches at work and give up those that wait."""
         self._threads.shutdown(cancel_futures=True)
+
+    def encoded(self, feed: Feed, job: Job) -> Generator[tuple[Batch, Vectors]]:
+        """Yield batches with their vectors in order, as many at work as there are devices."""
+        keys = [b.spec.key for b in job.backbones]
+        at_work: deque[tuple[Batch, Future[Vectors]]] = deque()
+        with closing(feed.batches(self._plan.batch_size)) as batches:
+            for batch in batches:
+                at_work.append((batch, self.submit(batch, keys)))
+                if len(at_work) > len(self._plan.devices):
+                    done, vectors = at_work.popleft()
+                    yield done, vectors.result()
+            for done, vectors in at_work:
+                yield done, vectors.result()
 
     def submit(self, batch: Batch, keys: Sequence[str]) -> Future[Vectors]:
         """Encode a batch by the backbones of these Specs, on whichever device is free first."""

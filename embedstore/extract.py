@@ -10,10 +10,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,34 @@ from embedstore.writer import Writer
 
 COMMIT_SECONDS = 10.0
 _BEHIND = 2  # batches that wait to be written
+
+
+class Encoding(Protocol):
+    """What turns images into vectors: the devices of this machine, or the nodes of a cluster.
+
+    `limit` and `made` are as of `Encoders`.
+    """
+
+    @property
+    def limit(self) -> int:
+        """The most images one call of a backbone takes."""
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """What the provenance of the vectors says of it, besides the plan."""
+
+    def encoded(self, feed: Feed, job: Job) -> Generator[tuple[Batch, Vectors]]:
+        """Yield the batches of a feed, as its plan has them, with their vectors, in order."""
+
+
+class Cluster(Protocol):
+    """Machines that embed together."""
+
+    def find_batch_size(self, plan: Plan, images: int) -> int:
+        """Find by trying how many images at a time one of them encodes fastest."""
+
+    def encoders(self, plan: Plan) -> AbstractContextManager[Encoding]:
+        """Return what works by this plan."""
 
 
 @dataclass(slots=True)
@@ -80,6 +109,7 @@ def extract(
     keep_pixels: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     copies: Sequence[Sequence[Backbone]] = (),
+    cluster: Cluster | None = None,
 ) -> Summary:
     """Embed the samples a store has no vectors of, and commit every few seconds.
 
@@ -102,6 +132,9 @@ def extract(
         Called with images done and images to do, after every batch.
     copies
         The same backbones on each further device of the plan.
+    cluster
+        What embeds in place of the devices of this machine; `plan` then says how each of its
+        workers runs.
 
     Raises
     ------
@@ -114,15 +147,17 @@ def extract(
     every = [backbones, *copies]
     if plan.device.startswith("cpu"):
         keep_memory()
-    plan = _sized(plan, store, every, len(samples))
+    find = cluster.find_batch_size if cluster else partial(find_batch_size, every)
+    encoders_of = cluster.encoders if cluster else partial(Encoders, every)
+    plan = _sized(plan, store, backbones, find, len(samples))
     summary = Summary(samples=len(samples), batch_size=plan.batch_size)
-    with Writer(store) as writer, Encoders(every, plan) as encoders:
+    with Writer(store) as writer, encoders_of(plan) as encoders:
         _refuse_other_precision(writer.store(), backbones, plan)
         deleted = writer.store().deleted
         samples = [s for s in samples if s.id not in deleted]
         summary.deleted = summary.samples - len(samples)
         rows = register(writer, samples)
-        made = provenance(plan, any(s.private for s in samples))
+        made = provenance(plan, any(s.private for s in samples)) | encoders.made
         for backbone in backbones:
             writer.add_spec(backbone.spec, made | {"note": getattr(backbone, "note", "")})
         stale = changed(writer, samples, rows, plan)
@@ -142,16 +177,22 @@ def extract(
     return summary
 
 
-def _sized(plan: Plan, store: Path, copies: Sequence[Sequence[Backbone]], images: int) -> Plan:
+def _sized(
+    plan: Plan,
+    store: Path,
+    backbones: Sequence[Backbone],
+    find: Callable[[Plan, int], int],
+    images: int,
+) -> Plan:
     """Choose the batch size the store was begun with, else by trying."""
     if plan.batch_size:
         return plan
     there = Store.open(store) if (store / "zarr.json").exists() else None
-    specs = [b.spec for b in copies[0] if there and b.spec.key in there.specs]
+    specs = [b.spec for b in backbones if there and b.spec.key in there.specs]
     used = [there.provenance[s.key] for s in specs if there and there.count(s)]
     kind = plan.device.partition(":")[0]
     sizes = [p["batch_size"] for p in used if p["device"].startswith(kind)]
-    return replace(plan, batch_size=min(sizes) if sizes else find_batch_size(copies, plan, images))
+    return replace(plan, batch_size=min(sizes) if sizes else find(plan, images))
 
 
 def _notes(summary: Summary, plan: Plan, limit: int, stale: int) -> list[str]:
@@ -195,7 +236,7 @@ class _Run:
     stale: NDArray[np.int64]
     writer: Writer
     plan: Plan
-    encoders: Encoders
+    encoders: Encoding
     strict: bool
     summary: Summary
     made: dict[str, Any]
@@ -208,8 +249,9 @@ class _Run:
         behind = ThreadPoolExecutor(1)
         written: deque[Future[None]] = deque()
         try:
-            with closing(self._encoded()) as encoded:
+            with closing(self.encoders.encoded(self._feed(), self.job)) as encoded:
                 for batch, vectors in encoded:
+                    self._refuse_failed(batch)
                     while len(written) > _BEHIND:
                         written.popleft().result()
                     written.append(behind.submit(self._take, batch, vectors))
@@ -224,29 +266,19 @@ class _Run:
         behind.shutdown()
         self._commit()
 
-    def _encoded(self) -> Generator[tuple[Batch, Vectors]]:
-        """Yield batches with their vectors in order, as many at work as there are devices."""
-        store, recipes = self.writer.store(), self.job.recipes
-        samples = [self._sample(n) for n in range(len(self.job.rows))]
+    def _feed(self) -> Feed:
+        """Return the images of the job, out of the store where it has kept all their pictures."""
+        store, rows, recipes = self.writer.store(), self.job.rows, self.job.recipes
+        samples = [self._sample(n) for n in range(len(rows))]
         kept = [store.kept(recipe) for recipe in recipes.values()]
-        usable = [np.setdiff1d(k.rows, self.stale) for k in kept]
-        feed = Feed(samples, self.job.rows, recipes, kept, usable, self.plan)
-        keys = [b.spec.key for b in self.job.backbones]
-        at_work: deque[tuple[Batch, Future[Vectors]]] = deque()
-        with closing(feed.batches(self.plan.batch_size)) as batches:
-            for batch in batches:
-                at_work.append((batch, self.encoders.submit(batch, keys)))
-                if len(at_work) > len(self.plan.devices):
-                    yield self._done(*at_work.popleft())
-            while at_work:
-                yield self._done(*at_work.popleft())
+        usable = [np.isin(rows, np.setdiff1d(k.rows, self.stale)) for k in kept]
+        return Feed(samples, rows, recipes, kept, np.logical_and.reduce(usable), self.plan)
 
-    def _done(self, batch: Batch, vectors: Future[Vectors]) -> tuple[Batch, Vectors]:
+    def _refuse_failed(self, batch: Batch) -> None:
         if self.strict and batch.failed:
             number, error = batch.failed[0]
             sample = self._sample(number)
             raise ImageError(error.stage, f"{sample.shown_path or sample.id}: {error.reason}")
-        return batch, vectors.result()
 
     def _take(self, batch: Batch, vectors: Vectors) -> None:
         """Append what a batch gave; runs behind, one batch after the other."""
@@ -270,6 +302,7 @@ class _Run:
             self.writer.note_run(
                 backbone.spec,
                 self.made
+                | self.encoders.made
                 | {
                     "batch_size": self.encoders.limit,
                     "images": self._images,

@@ -52,23 +52,26 @@ class Batch:
 class Feed:
     """Images to read for some recipes, and the pictures a store has kept of some of them.
 
-    `rows` are the rows of the samples in the store; of each of `kept`, by recipe, `usable` are the
-    rows whose pictures can be taken instead of the file.
+    `rows` are the rows of the samples in the store; where `there`, (n,), the pictures of all
+    recipes are taken out of `kept`, one for each recipe, instead of the file.
     """
 
     samples: Sequence[Sample]
     rows: NDArray[np.int64]
     recipes: Mapping[str, Recipe]
     kept: Sequence[KeptPixels]
-    usable: Sequence[NDArray[np.int64]]
+    there: NDArray[np.bool_]
     plan: Plan
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.rows)
 
     def batches(self, size: int) -> Generator[Batch]:
         """Yield batches of `size` images in order, each made while earlier ones are at work."""
-        on_cpu = self.plan.device.startswith("cpu")
-        readers = Readers(prepare, self.plan.workers, self.plan.seconds, NICE if on_cpu else 0)
+        readers = readers_of(self.plan)
         thread = ThreadPoolExecutor(1)
-        made = self._made(readers, size)
+        made = self.made(readers, size)
         try:
             waiting: deque[Future[Batch | None]] = deque(
                 thread.submit(next, made, None) for _ in range(AHEAD)
@@ -80,9 +83,9 @@ class Feed:
             readers.end()
             thread.shutdown(cancel_futures=True)
 
-    def _made(self, readers: Readers[Prepared], size: int) -> Iterator[Batch]:
-        there = np.logical_and.reduce([np.isin(self.rows, u) for u in self.usable])
-        recipes = list(self.recipes.values())
+    def made(self, readers: Readers[Prepared], size: int) -> Iterator[Batch]:
+        """Yield batches of `size` images in order, each made when it is asked for."""
+        there, recipes = self.there, list(self.recipes.values())
         files = (self.samples[int(n)] for n in np.flatnonzero(~there))
         read = readers.each((s.path, s.frame, recipes) for s in files)
         for start in range(0, len(self.rows), size):
@@ -114,6 +117,12 @@ class Feed:
             for which, key in enumerate(self.recipes)
         }
         return Batch(items, failed, levels)
+
+
+def readers_of(plan: Plan) -> Readers[Prepared]:
+    """Return the readers of a plan; the caller ends them."""
+    niceness = NICE if plan.device.startswith("cpu") else 0
+    return Readers(prepare, plan.workers, plan.seconds, niceness)
 
 
 def stacked(pictures: Sequence[Pixels], device: str) -> Levels:

@@ -2,13 +2,17 @@
 
 What is indexed by default is one bit a dimension (RaBitQ: Gao and Long 2024, arXiv 2405.12497), in
 inverted lists: some 90 bytes a vector of 512. Its proposals are ranked by the vectors themselves.
+
+Lists that memory has no room for lie on the disk. They are made piece by piece: vectors are added
+in memory until a piece is full, and the pieces are then written list by list into one file, which
+is memory-mapped and never written again: readers keep what they have opened.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +30,17 @@ FEW = 1 << 26
 SAMPLE = 48
 """Vectors a list that the lists are learnt from; FAISS asks for 39 to 256."""
 
+PIECE = 1 << 29
+"""Bytes of inverted lists that are made in memory before they go to the disk."""
+
 _LISTS = (256, 8192)
 _BESIDE = 20  # bytes of a vector beside its bits
+_ROW = 64  # bytes of a vector that a search has in memory whatever the index
+_GROWING = 2  # times what lists take, while they grow
 _WIDEST = 64
 _LEAST = 16384  # vectors to learn from
+_TOGETHER = 1 << 26  # numbers of the tables that FAISS makes for each query and list it looks into
+_NUMBER = 8  # bytes of a vector's number in a list
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +51,29 @@ class Effort:
     widen: int = 4
 
 
-def choose(n: int, d: int, memory: int) -> str:
-    """Return the kind that suits (n, d) vectors: `EXACT`, or a FAISS factory string.
+def choose(n: int, d: int, memory: int, on_disk: bool | None = None) -> tuple[str, bool]:
+    """Return the kind that suits (n, d) vectors, and whether its lists shall lie on the disk.
+
+    The kind is `EXACT`, or a FAISS factory string. The disk is for lists that would take, while
+    they grow, more than half of the `memory`, bytes, unless `on_disk` says.
 
     Raises
     ------
     DataError
-        It would not fit in the `memory`, bytes.
+        What a search knows of each vector would not fit in memory.
     """
     if n * d <= FEW:
-        return EXACT
-    if (needed := n * (d // 8 + _BESIDE)) > memory:
+        return EXACT, False
+    if (needed := n * _ROW) > memory:
         raise DataError(
-            f"an index of {n} vectors takes {needed / 1e9:.1f} GB of memory, and "
-            f"{memory / 1e9:.1f} GB are free; a machine with more can make it"
+            f"searching {n} vectors takes {needed / 1e9:.1f} GB of memory, and "
+            f"{memory / 1e9:.1f} GB are free; a machine with more can make the index"
         )
+    if on_disk is None:
+        on_disk = _GROWING * n * (d // 8 + _BESIDE) > memory // 2
     lists = 1 << int(np.clip(np.log2(4 * np.sqrt(n)), *np.log2(_LISTS)).round())
-    return f"RR{d},IVF{lists},RaBitQfs"  # turned at random, as the bits want it
+    # turned at random, as the bits want it; "fs" is twice as fast, and only in memory
+    return f"RR{d},IVF{lists},RaBitQ{'' if on_disk else 'fs'}", on_disk
 
 
 class Index:
@@ -94,7 +111,7 @@ class Index:
         except RuntimeError as error:
             raise UsageError(f"FAISS cannot make an index {factory!r}: {_said(error)}") from error
         index = cls(inner, Effort())
-        index.effort = index._efforts()[0]
+        index.effort = replace(index.effort, probes=index._efforts()[0].probes)
         return index
 
     def __len__(self) -> int:
@@ -108,6 +125,71 @@ class Index:
                 self.inner.add(np.ascontiguousarray(block, dtype=np.float32))
         except RuntimeError as error:
             raise UsageError(f"this kind of index does not grow: {_said(error)}") from error
+
+    def added_on_disk(
+        self,
+        blocks: Iterable[Floats],
+        lists: Path,
+        work: Path,
+        earlier: Path | None = None,
+        piece: int = PIECE,
+    ) -> None:
+        """Add as `add` does, but write the inverted lists to a file, and search in them there.
+
+        Parameters
+        ----------
+        lists
+            The file. What it is made of is kept in the folder `work` until then.
+        earlier
+            The lists that this index has now, in a file of that kind.
+
+        Raises
+        ------
+        UsageError
+            This kind of index has no lists, or none that may lie on the disk.
+        OSError
+            The disk refuses.
+        """
+        import faiss
+
+        inverted = _lists(self.inner)
+        plain = faiss.ArrayInvertedLists | faiss.OnDiskInvertedLists
+        if inverted is None or not isinstance(
+            faiss.downcast_InvertedLists(inverted.invlists), plain
+        ):
+            raise UsageError(
+                "this kind of index keeps no lists on the disk; RaBitQ, SQ and PQ in IVF do, "
+                "without the fs"
+            )
+        nlist, width = inverted.nlist, inverted.code_size + _NUMBER
+        written: list[Any] = [_opened_lists(earlier, nlist, width)[0]] if earlier else []
+        done = len(self)
+        _replace_lists(self.inner, faiss.ArrayInvertedLists(nlist, inverted.code_size), 0)
+        for block in blocks:
+            if len(self) and (len(self) + len(block)) * width > piece:
+                file = work / f"piece-{len(written)}"
+                _write_lists([inverted.invlists], nlist, width, file)
+                written.append(_opened_lists(file, nlist, width)[0])
+                _replace_lists(self.inner, faiss.ArrayInvertedLists(nlist, inverted.code_size), 0)
+            numbers = np.arange(done, done + len(block))
+            self.inner.add_with_ids(np.ascontiguousarray(block, dtype=np.float32), numbers)
+            done += len(block)
+        _write_lists([*written, inverted.invlists], nlist, width, lists)
+        for file in work.glob("piece-*"):
+            file.unlink()
+        self.use_lists(lists)
+
+    def use_lists(self, file: Path | None) -> None:
+        """Search in the inverted lists of a file, or in none."""
+        import faiss
+
+        inverted = _lists(self.inner)
+        assert inverted is not None
+        nlist, width = inverted.nlist, inverted.code_size + _NUMBER
+        if file is None:
+            _replace_lists(self.inner, faiss.ArrayInvertedLists(nlist, inverted.code_size), 0)
+        else:
+            _replace_lists(self.inner, *_opened_lists(file, nlist, width))
 
     def propose(
         self, queries: Floats, width: int, allowed: NDArray[np.bool_] | None = None
@@ -136,11 +218,14 @@ class Index:
             effort = replace(effort, probes=int(np.ceil(effort.probes / share)))
         kept: list[Any] = [selector]  # FAISS holds on to none of these
         parameters = _parameters(self.inner, effort, selector, kept)
+        step = max(1, _TOGETHER // (self.inner.d * effort.probes))
+        found = np.empty((len(queries), width), dtype=np.int64)
         try:
-            _, rows = self.inner.search(np.ascontiguousarray(queries), width, params=parameters)
+            for start in range(0, len(queries), step):
+                some = np.ascontiguousarray(queries[start : start + step])
+                found[start : start + step] = self.inner.search(some, width, params=parameters)[1]
         except RuntimeError as error:
             raise UsageError(f"this kind of index cannot be filtered: {_said(error)}") from error
-        found: NDArray[np.int64] = rows
         return found
 
     def tune(
@@ -158,12 +243,16 @@ class Index:
             (m, k) rows of their true neighbours.
         """
         best: tuple[bool, float, float, Effort] | None = None
+        few = -1  # probes that, with most proposals, find less than is wanted
         for effort in self._efforts():
+            if effort.probes == few or (best and best[0] and _is_more(effort, best[3])):
+                continue
             self.effort = effort
             began = time.perf_counter()
             share = recall(ask(), truth)
             seconds = time.perf_counter() - began
             good = share >= wanted
+            few = few if good else effort.probes
             mark = (good, -seconds if good else share, share, effort)
             if best is None or mark[:2] > best[:2]:
                 best = mark
@@ -176,7 +265,7 @@ class Index:
             probes = _doubled(1, min(lists.nlist, 1024))
         else:
             probes = _doubled(16, 1024) if _is_graph(self.inner) else [1]
-        return [Effort(p, w) for p in probes for w in _doubled(4, _WIDEST)]
+        return [Effort(p, w) for p in probes for w in _doubled(4, _WIDEST)[::-1]]
 
     def to_file(self, path: Path) -> None:
         """Write it as FAISS does; `StoreError` where the disk refuses."""
@@ -188,16 +277,26 @@ class Index:
             raise StoreError(f"{path}: cannot be written: {_said(error)}") from error
 
     @classmethod
-    def from_file(cls, path: Path, effort: Effort, mapped: bool = True) -> Index:
-        """Read what `to_file` wrote; FAISS trusts the file, so compare its checksum first.
+    def from_file(
+        cls, path: Path, effort: Effort, mapped: bool = True, lists: Path | None = None
+    ) -> Index:
+        """Read what `to_file` wrote; FAISS trusts the files, so compare their checksums first.
 
         Memory-mapped where FAISS can, but then it cannot grow: FAISS would end the process.
+
+        Parameters
+        ----------
+        lists
+            Where its inverted lists are, if not in the same file.
         """
         import faiss
 
         try:
             flags = faiss.IO_FLAG_MMAP_IFC if mapped else 0
-            return cls(faiss.read_index(str(path), flags), effort)
+            index = cls(faiss.read_index(str(path), flags), effort)
+            if lists is not None:
+                index.use_lists(lists)
+            return index
         except RuntimeError as error:
             raise StoreError(f"{path}: FAISS cannot read it: {_said(error)}") from error
 
@@ -206,6 +305,59 @@ def recall(found: NDArray[np.intp], truth: NDArray[np.intp]) -> float:
     """Share of the true neighbours, (m, k) rows, that are among the found, (m, k)."""
     hits = [np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)]
     return float(np.mean(hits))
+
+
+def _is_more(one: Effort, other: Effort) -> bool:
+    return one.probes >= other.probes and one.widen >= other.widen
+
+
+def _replace_lists(inner: Any, lists: Any, total: int) -> None:
+    """Give an index other inverted lists, which it then owns, of so many vectors in all."""
+    import faiss
+
+    inverted: Any = _lists(inner)
+    inverted.replace_invlists(lists, True)
+    lists.this.disown()
+    while True:
+        inner.ntotal = total
+        if not isinstance(inner, faiss.IndexPreTransform):
+            return
+        inner = faiss.downcast_index(inner.index)
+
+
+def _write_lists(sources: Sequence[Any], nlist: int, width: int, file: Path) -> None:
+    """Write the lists of several sources as one: codes, then numbers, of each; then their sizes."""
+    import faiss
+
+    options: Any = faiss
+    sizes = np.array([[s.list_size(i) for s in sources] for i in range(nlist)], dtype="<u8")
+    with file.open("wb") as out:
+        for i, counts in enumerate(sizes.tolist()):
+            here = [(s, n) for s, n in zip(sources, counts, strict=True) if n]
+            for s, n in here:
+                out.write(options.rev_swig_ptr(s.get_codes(i), n * (width - _NUMBER)))
+            for s, n in here:
+                out.write(options.rev_swig_ptr(s.get_ids(i), n))
+        out.write(sizes.sum(axis=1).astype("<u8").tobytes())
+
+
+def _opened_lists(file: Path, nlist: int, width: int) -> tuple[Any, int]:
+    """Memory-map what `_write_lists` wrote; return it, and how many vectors it holds."""
+    import faiss
+
+    options: Any = faiss
+    at = file.stat().st_size - nlist * 8
+    sizes = np.fromfile(file, dtype="<u8", offset=at)
+    total = int(sizes.sum())
+    if at != total * width:
+        raise StoreError(f"{file}: its lists are of another size than it says")
+    lists = options.OnDiskInvertedLists(nlist, width - _NUMBER, str(file))
+    lists.set_all_lists_sizes(options.swig_ptr(sizes))
+    lists.totsize, lists.read_only = at, True
+    lists.prefetch_nthread = 0  # it is the system that reads ahead; threads may search at once
+    if total:
+        lists.do_mmap()
+    return lists, total
 
 
 def _doubled(first: int, last: int) -> list[int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import replace
 
 import numpy as np
 
+from embedstore.blocks import free_memory
 from embedstore.errors import DataError
 from embedstore.exact import Rows
 from embedstore.index import EXACT, Index, choose
@@ -18,14 +18,14 @@ from embedstore.saved_index import (
     Progress,
     Stored,
     Tables,
-    build,
     folder_of,
     grow,
+    learnt,
     load,
+    making,
     rewrites_of,
     save,
     tables_of,
-    vectors_of,
 )
 from embedstore.search import Asked, Searcher
 from embedstore.types import Spec
@@ -43,6 +43,7 @@ def make_index(
     kind: str = AUTO,
     wanted: float = 0.99,
     rebuild: bool = False,
+    on_disk: bool | None = None,
     seed: int = 0,
     on_progress: Progress = lambda done, total: None,
 ) -> tuple[Made, str]:
@@ -56,6 +57,9 @@ def make_index(
         Share of the true 10 nearest to find; how hard a search tries is chosen for it.
     rebuild
         Do not look at what is there.
+    on_disk
+        Whether inverted lists shall lie on the disk; None is as it was, else by size and memory
+        where the kind is "auto".
 
     Returns
     -------
@@ -76,26 +80,43 @@ def make_index(
         raise DataError(f"{store.path}: holds no vectors of {spec.backbone} yet")
     earlier = None if rebuild else load(store, spec, mapped=False)
     fit = earlier if earlier and there <= _OUTGROWN * earlier.made.learnt else None
-    if kind == AUTO:
-        kind = fit.made.kind if fit else choose(there, spec.dim, _memory())
-    fit = fit if fit and fit.made.kind == kind else None
+    kind, on_disk = _chosen(kind, on_disk, fit, there, spec.dim)
+    fit = fit if fit and (fit.made.kind, fit.made.on_disk) == (kind, on_disk) else None
     if fit and fit.made.wanted == wanted and _is_current(store, spec, fit.made):
         return fit.made, "as it was"
     began = time.monotonic()
-    index, done, learnt = fit.index if fit else None, "built", there
-    if index is not None and fit is not None:
-        grow(index, vectors_of(store, spec), on_progress)
-        done, learnt = "extended", fit.made.learnt
-    elif kind != EXACT:
-        index = build(store, spec, kind, seed, on_progress)
-    tables = tables_of(store, spec, earlier.tables.inverse if earlier and earlier.tables else None)
-    made = _described(store, spec, kind, learnt, wanted)
-    if index is not None:
-        made = _tuned(store, spec, index, tables, made, seed)
-    return save(store, spec, index, tables, replace(made, seconds=time.monotonic() - began)), done
+    with making(store, spec) as folder:
+        index, done, number = fit.index if fit else None, "built", there
+        if index is not None and fit is not None:
+            done, number = "extended", fit.made.learnt
+        elif kind != EXACT:
+            index = learnt(store, spec, kind, seed)
+        if index is not None:
+            grow(store, spec, index, folder if on_disk else None, on_progress)
+        lengths = earlier.tables.inverse if earlier and earlier.tables else None
+        tables = tables_of(store, spec, lengths)
+        made = _described(store, spec, kind, on_disk, number, wanted)
+        if index is not None:
+            made = _tuned(store, spec, index, tables, made, seed)
+        made = replace(made, seconds=time.monotonic() - began)
+        return save(folder, index, tables, made), done
 
 
-def _described(store: Stored, spec: Spec, kind: str, learnt: int, wanted: float) -> Made:
+def _chosen(
+    kind: str, on_disk: bool | None, fit: Loaded | None, n: int, d: int
+) -> tuple[str, bool]:
+    """Return the kind, and whether its lists lie on the disk, where they are left to choose."""
+    if kind != AUTO:
+        was = fit.made.on_disk if fit and fit.made.kind == kind else False
+        return kind, kind != EXACT and (was if on_disk is None else on_disk)
+    if fit and on_disk in (None, fit.made.on_disk):
+        return fit.made.kind, fit.made.on_disk
+    return choose(n, d, free_memory(), on_disk)
+
+
+def _described(
+    store: Stored, spec: Spec, kind: str, on_disk: bool, learnt: int, wanted: float
+) -> Made:
     return Made(
         spec.key,
         kind,
@@ -105,6 +126,7 @@ def _described(store: Stored, spec: Spec, kind: str, learnt: int, wanted: float)
         {},
         learnt,
         wanted=wanted,
+        on_disk=on_disk,
     )
 
 
@@ -128,7 +150,7 @@ def _tuned(store: Stored, spec: Spec, index: Index, tables: Tables, made: Made, 
     asked = Asked(searcher.vectors[chosen], list(chosen[:, None]))
 
     def ask(exact: bool) -> Rows:
-        return searcher.search(asked, k, include_same_patient=True, exact=exact).rows
+        return searcher.find(asked, k, include_same_patient=True, exact=exact)[1]
 
     truth = ask(exact=True)
     found = index.tune(lambda: ask(exact=False), truth, made.wanted)
@@ -136,11 +158,6 @@ def _tuned(store: Stored, spec: Spec, index: Index, tables: Tables, made: Made, 
     return replace(
         made, probes=effort.probes, widen=effort.widen, recall=found, queries=len(chosen)
     )
-
-
-def _memory() -> int:
-    """Bytes of memory that are free."""
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def drop_index(store: Stored, spec: Spec) -> bool:

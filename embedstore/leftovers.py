@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import socket
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedstore.chunks import TEMPORARY, Layout
 from embedstore.commit import layout_of
 from embedstore.errors import StoreError
-from embedstore.lock import lock_of
+from embedstore.lock import is_left, lock_of, writer_of
+from embedstore.places import files_below, is_remote, remove
 from embedstore.saved_index import FOLDER, in_use
 from embedstore.store import Store
 
@@ -96,17 +94,18 @@ def find_strays(path: Path, result: Checked, locked: bool = False) -> None:
 
     `locked`: the lock is ours, so there is no writer.
     """
-    writer = None if locked else _writer(lock_of(path))
-    files = sorted(_files(path))
+    writer = None if locked else writer_of(lock_of(path))
+    files = sorted(files_below(path))
     # after the listing: a commit made meanwhile covers its files
     store = open_store(path)
     covered = _covered(store)
-    strays = [f for f in files if f.as_posix() not in covered and (path / f).is_file()]
-    ours = [f for f in strays if _is_ours(f)]
+    strays = [f for f in files if f.as_posix() not in covered]
+    strays = strays if is_remote(path) else [f for f in strays if (path / f).is_file()]
+    ours = [f for f in strays if is_ours(f)]
     if not locked:
-        writer = _writer(lock_of(path)) or writer
+        writer = writer_of(lock_of(path)) or writer
     for file in strays:
-        if not _is_ours(file):
+        if not is_ours(file):
             what, todo = "is not of this store", "left alone; move it elsewhere if you need it"
             result.findings.append(Finding("foreign", str(path / file), what, todo, True))
     if writer:
@@ -119,7 +118,7 @@ def find_strays(path: Path, result: Checked, locked: bool = False) -> None:
         arrays = {above.as_posix() for above in file.relative_to(path).parents}
         what = _OLD if arrays & rewritten else _LEFT
         result.findings.append(Finding("leftover", str(file), what, _LEAVE, True))
-    if lock_of(path).exists():
+    if is_left(lock_of(path)):
         result.findings.append(Finding("lock", str(lock_of(path)), _LEFT, _LEAVE, True))
 
 
@@ -127,13 +126,6 @@ def _rewritten(store: Store) -> set[str]:
     """Return the arrays that were written anew, and so have, or had, chunks of before."""
     arrays = {n: m for n, m in store.arrays.items() if m["node_type"] == "array"}
     return {name for name, metadata in arrays.items() if layout_of(name, metadata).rewrites}
-
-
-def _files(path: Path) -> Iterator[Path]:
-    """Yield every file in a store, relative to it; links to folders are not followed."""
-    for folder, _, names in os.walk(path):
-        for name in names:
-            yield Path(folder, name).relative_to(path)
 
 
 def _covered(store: Store) -> set[str]:
@@ -147,7 +139,7 @@ def _covered(store: Store) -> set[str]:
     return files.union(*in_use(store, store.specs.values()).values())
 
 
-def _is_ours(file: Path) -> bool:
+def is_ours(file: Path) -> bool:
     """Tell what a writer may have left from what someone else put into the folder."""
     return file.name.startswith(TEMPORARY) or _OURS.fullmatch(file.as_posix()) is not None
 
@@ -160,45 +152,20 @@ def sweep(path: Path) -> None:
     OSError
         A file cannot be removed.
     """
-    files = list(_files(path))
+    files = list(files_below(path))
     covered = _covered(open_store(path))
-    for file in files:
-        if file.as_posix() not in covered and _is_ours(file):
-            (path / file).unlink()
+    remove([path / f for f in files if f.as_posix() not in covered and is_ours(f)])
     remove_empty_folders(path)
 
 
 def remove_empty_folders(path: Path) -> None:
     """Remove the folders that are empty once their files are gone."""
+    if is_remote(path):
+        return
     for top in ("samples", "embeddings", "pixels", "texts", "failures", FOLDER):
         for folder, _, _ in os.walk(path / top, topdown=False):
             if not any(Path(folder).iterdir()):
                 Path(folder).rmdir()
-
-
-def _writer(lock: Path) -> str | None:
-    """Name the living process that holds a lock file, as far as its text can tell.
-
-    The lock itself is not tried: for that moment a writer that starts would be refused.
-    """
-    try:
-        holder = json.loads(lock.read_bytes())
-        pid, host = int(holder["pid"]), str(holder["host"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if host == socket.gethostname() and not _alive(pid):
-        return None
-    return f"process {pid} on {host}"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 def chunk_count(store: Store, layout: Layout) -> int:

@@ -1,4 +1,7 @@
-"""One writer a store: an advisory lock that the system drops when its holder dies."""
+"""One writer a store: an advisory lock that the system drops when its holder dies.
+
+In object storage, which has no such locks, it is a lease (`embedstore.lease`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from embedstore.errors import StoreBusy
+from embedstore.lease import holder_of, lease, was_left
+from embedstore.places import ObjectPlace
 
 _held: set[int] = set()
 
@@ -40,6 +45,10 @@ def write_lock(path: Path) -> Iterator[None]:
     StoreBusy
         Another living process holds it; the message names its pid and host.
     """
+    if isinstance(path, ObjectPlace):
+        with lease(path):
+            yield
+        return
     handle = _acquire(path)
     _held.add(handle)
     try:
@@ -52,6 +61,38 @@ def write_lock(path: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
         _held.discard(handle)
         os.close(handle)
+
+
+def writer_of(lock: Path) -> str | None:
+    """Name the living process that holds a lock, as far as its text can tell.
+
+    The lock itself is not tried: for that moment a writer that starts would be refused.
+    """
+    if isinstance(lock, ObjectPlace):
+        return holder_of(lock)
+    try:
+        holder = json.loads(lock.read_bytes())
+        pid, host = int(holder["pid"]), str(holder["host"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if host == socket.gethostname() and not _alive(pid):
+        return None
+    return f"process {pid} on {host}"
+
+
+def is_left(lock: Path) -> bool:
+    """Say whether a lock is there that nobody gave back, its holder being alive or not."""
+    return was_left(lock) if isinstance(lock, ObjectPlace) else lock.exists()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _acquire(path: Path) -> int:

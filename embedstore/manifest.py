@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import ManifestError
 from embedstore.images.decode import SUFFIXES
+from embedstore.places import files_below, inside, is_remote, missing_of, place
 from embedstore.types import Sample
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ def read_manifest(
     if root is not None and not root.is_dir():
         raise ManifestError(f"{root}: no such folder for image paths to start from")
     if isinstance(source, str | Path):
-        path = Path(source)
+        path = place(source)
         if path.is_dir():
             if columns or set(labels or ()) - {"class"}:
                 raise ManifestError(f"{path}: a folder has no columns; its only label is 'class'")
@@ -111,12 +113,13 @@ def load_table(path: Path) -> pl.DataFrame:
     if not path.exists():
         raise ManifestError(f"{path}: no such file or folder")
     try:
+        data = BytesIO(path.read_bytes()) if is_remote(path) else path
         if path.suffix.lower() == ".parquet":
-            return pl.read_parquet(path, glob=False)
+            return pl.read_parquet(data, glob=False)
         if path.suffix.lower() in {".csv", ".tsv", ".txt"}:
             separator = "," if path.suffix.lower() == ".csv" else "\t"
             # as text: "007" is an id, not a number
-            table = pl.read_csv(path, separator=separator, infer_schema=False, glob=False)
+            table = pl.read_csv(data, separator=separator, infer_schema=False, glob=False)
             return table.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
     # a damaged Parquet file can make polars panic, which is no Exception
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
@@ -185,7 +188,7 @@ def _from_table(
     if findings.problems:
         raise _failure(findings)
     text = {name: texts(table, name) for name in [*roles.values(), *wanted]}
-    paths = [root / value for value in text[roles["image"]]]
+    paths = [inside(root, value) for value in text[roles["image"]]]
     ids = text[roles["id"]] if "id" in roles else ids_from_paths(text[roles["image"]])
     _check_rows(ids, text[roles["image"]], paths, allow_missing, findings)
     if findings.problems:
@@ -289,10 +292,11 @@ def _check_rows(
     findings.rows(
         "rows repeat an id", ((n, v) for n, v in enumerate(ids, 1) if v and counts[v] > 1)
     )
-    if not allow_missing:
+    gone = missing_of(p for p, name in zip(paths, names, strict=True) if name and not allow_missing)
+    if gone:
         findings.rows(
             "files are missing",
-            ((n, names[n - 1]) for n, p in enumerate(paths, 1) if names[n - 1] and not p.is_file()),
+            ((n, names[n - 1]) for n, p in enumerate(paths, 1) if p in gone),
         )
 
 
@@ -331,7 +335,9 @@ def numbered_within_patients(roles: Mapping[str, str], text: Mapping[str, list[s
 
 
 def _from_folder(folder: Path) -> Manifest:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    every = map(folder.joinpath, files_below(folder)) if is_remote(folder) else folder.rglob("*")
+    files = sorted(p for p in every if p.suffix.lower() in SUFFIXES)
+    files = files if is_remote(folder) else [p for p in files if p.is_file()]
     if not files:
         raise ManifestError(f"{folder}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
     inner = [path.relative_to(folder) for path in files]

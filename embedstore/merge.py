@@ -16,6 +16,7 @@ from embedstore.commit import layout_of
 from embedstore.errors import StoreError, UsageError
 from embedstore.kept_texts import layouts
 from embedstore.matching import Matching, prefixes
+from embedstore.places import place
 from embedstore.privacy import adopt, same_patients
 from embedstore.store import Failure, Store
 from embedstore.types import Spec
@@ -74,7 +75,7 @@ def merge(
         The stores contradict each other, or their patients cannot be told apart; one is damaged;
         or `target` cannot be written.
     """
-    paths, target = [Path(p) for p in sources], Path(target)
+    paths, target = [place(p) for p in sources], place(target)
     _refuse_places(paths, target)
     stores = [Store.open(path, verify=True) for path in paths]
     _refuse_precisions(stores)

@@ -13,6 +13,7 @@ from typing import Any
 
 from embedstore.chunks import write_whole
 from embedstore.commit import as_json
+from embedstore.errors import StoreError
 from embedstore.leftovers import COPY
 from embedstore.store import Store
 
@@ -25,6 +26,8 @@ def own_metadata(path: Path, name: str) -> Any:
         return json.loads((path / name / "zarr.json").read_bytes())
     except FileNotFoundError:
         return None
+    except StoreError:  # of the connection, not of the file
+        raise
     except (OSError, ValueError):
         return ""
 

@@ -18,6 +18,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 from embedstore.errors import StoreError
+from embedstore.places import beside
 from embedstore.types import Sample
 
 KEY_BYTES = 32
@@ -25,7 +26,8 @@ _HASHED = re.compile("[0-9a-f]{16}")
 
 
 def key_file(store: Path) -> Path:
-    """Return where the key of a store is kept: beside it."""
+    """Return where a store's key is kept: beside it; on this machine, of one in object storage."""
+    store = beside(store)
     return store.with_name(f"{store.name}.key")
 
 
@@ -41,7 +43,8 @@ class Link:
 
 
 def linkage_file(store: Path) -> Path:
-    """Return where the linkage table of a store is kept: beside it."""
+    """Return where the linkage table of a store is kept: as its key."""
+    store = beside(store)
     return store.with_name(f"{store.name}.linkage.csv")
 
 
@@ -168,6 +171,7 @@ def link(samples: Sequence[Sample], hidden: Sequence[Sample], store: Path) -> Pa
 def _write_links(file: Path, links: Iterable[Link]) -> None:
     temporary = file.with_name(f"{file.name}.writing")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
         # file names may be any bytes
         with os.fdopen(

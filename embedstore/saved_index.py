@@ -5,6 +5,7 @@
     S.zarr/index/<Spec.key>/
       index.json              what it is of, how it was made, checksums; no commit of the store's
       vectors.faiss           none where every vector is compared
+      lists.faiss             its inverted lists, where these lie on the disk
       tables.safetensors      what a search needs of every vector: length, set, and ids in order
 
 It is made of what the store holds, and may be deleted at any time. Vectors added later are compared
@@ -25,7 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.distinct import same_bytes
+from embedstore.distinct import distinct, same_bytes
 from embedstore.errors import StoreError
 from embedstore.index import Effort, Index
 from embedstore.links import chained
@@ -33,8 +34,9 @@ from embedstore.output import put
 from embedstore.types import Floats, Spec, unit_rows
 
 FOLDER = "index"
-FILES = ("index.json", "vectors.faiss", "tables.safetensors")
+FILES = ("index.json", "vectors.faiss", "tables.safetensors", "lists.faiss")
 _BLOCK = 65536
+_TEXTS = 1 << 19  # texts read together
 _TRIED = 64  # vectors whose lengths must be those of the index
 _FORMAT = 1
 
@@ -111,7 +113,9 @@ class Made:
     recall
         Share of the true 10 nearest that were found, of `queries` vectors of the store.
     bytes
-        Of ``vectors.faiss``, which is about what it takes in memory.
+        Of the index without the tables, which is about what it takes: in memory, or on the disk.
+    on_disk
+        Whether its inverted lists stay on the disk, memory-mapped.
     """
 
     spec: str
@@ -130,6 +134,7 @@ class Made:
     bytes: int = 0
     made: str = ""
     format: int = _FORMAT
+    on_disk: bool = False
 
 
 def folder_of(store: Stored, spec: Spec) -> Path:
@@ -151,15 +156,41 @@ def tables_of(store: Stored, spec: Spec, inverse: Floats | None = None) -> Table
     rows = store.array(f"{prefix}/rows", places).astype(np.intp)
     sets = np.full(store.rows(f"{prefix}/rows"), -1, dtype=np.int32)
     if len(places):
-        named = [store.array(f"samples/{name}", rows) for name in ("group", "exam")]
-        digests = store.array(f"{prefix}/digests", places)
-        sets[places] = chained([*named, same_bytes(digests)])
+        named = [_numbered(_texts(store, f"samples/{name}", rows)) for name in ("group", "exam")]
+        digests = same_bytes(store.array(f"{prefix}/digests", places))
+        sets[places] = chained([*named, digests])
     known = np.empty(0, dtype=np.float32) if inverse is None else inverse
     lengths = [_lengths(block) for block in _blocks(vectors_of(store, spec), len(known))]
     with np.errstate(divide="ignore"):
         more = [np.where(length > 0, 1 / length, 0).astype(np.float32) for length in lengths]
-    order = np.argsort(store.array("samples/id"), kind="stable").astype(np.int32)
+    every = np.arange(store.rows("samples/id"))
+    order = np.argsort(_texts(store, "samples/id", every), kind="stable").astype(np.int32)
     return Tables(np.concatenate([known, *more]), sets, order)
+
+
+def _texts(store: Stored, name: str, rows: NDArray[np.intp]) -> NDArray[np.bytes_]:
+    """Read a column of text as UTF-8, which sorts as its characters do, in a quarter of the memory.
+
+    Block by block: text on its way takes ten times the memory it ends in.
+    """
+    starts = range(0, max(1, len(rows)), _TEXTS)
+    return np.concatenate([_utf8(store.array(name, rows[a : a + _TEXTS])) for a in starts])
+
+
+def _utf8(texts: NDArray[np.str_]) -> NDArray[np.bytes_]:
+    width = texts.dtype.itemsize // 4
+    codes = np.ascontiguousarray(texts).view(np.uint32).reshape(len(texts), width)
+    if not width or codes.max(initial=0) >= 128:
+        return np.char.encode(texts, "utf-8")
+    return codes.astype(np.uint8).view(f"S{width}").reshape(len(texts))
+
+
+def _numbered(values: NDArray[np.bytes_]) -> NDArray[np.intp]:
+    """(n,) numbers that are equal where values are; an unknown one, b"", is like no other."""
+    _, number = distinct(values)
+    unknown = np.flatnonzero(values == b"")
+    number[unknown] = len(values) + np.arange(len(unknown))
+    return number
 
 
 def _lengths(block: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -173,10 +204,8 @@ def _blocks(vectors: NDArray[Any], start: int = 0) -> Iterator[NDArray[Any]]:
         yield vectors[at : at + _BLOCK]
 
 
-def build(
-    store: Stored, spec: Spec, kind: str, seed: int = 0, on_progress: Progress = lambda *_: None
-) -> Index:
-    """Make an index of every vector, learnt from a sample of those that are not deleted.
+def learnt(store: Stored, spec: Spec, kind: str, seed: int = 0) -> Index:
+    """Make an empty index, learnt from a sample of the vectors that are not deleted.
 
     Raises
     ------
@@ -190,16 +219,24 @@ def build(
     def sample(most: int) -> Floats:
         return unit_rows(vectors[np.sort(rng.choice(there, min(most, len(there)), replace=False))])
 
-    index = Index.trained(kind, spec.dim, sample, seed)
-    grow(index, vectors, on_progress)
-    index.propose(unit_rows(vectors[there[:1]]), 1, np.ones(len(index), dtype=bool))
-    return index
+    return Index.trained(kind, spec.dim, sample, seed)
 
 
 def grow(
-    index: Index, vectors: NDArray[np.floating[Any]], on_progress: Progress = lambda *_: None
+    store: Stored,
+    spec: Spec,
+    index: Index,
+    folder: Path | None = None,
+    on_progress: Progress = lambda *_: None,
 ) -> None:
-    """Add the vectors that came after the last in the index."""
+    """Add the vectors that came after the last in the index; on the disk, with a new `folder`.
+
+    Raises
+    ------
+    UsageError
+        This kind of index does not grow, cannot be filtered, or has no lists for the disk.
+    """
+    vectors = vectors_of(store, spec)
     start, done = len(index), len(index)
 
     def blocks() -> Iterator[Floats]:
@@ -209,7 +246,13 @@ def grow(
             done += len(block)
             on_progress(done - start, len(vectors) - start)
 
-    index.add(blocks())
+    if folder is None:
+        index.add(blocks())
+    else:
+        earlier = folder_of(store, spec) / FILES[3] if start else None
+        index.added_on_disk(blocks(), folder / FILES[3], folder, earlier)
+    there = store.places(f"embeddings/{spec.key}")
+    index.propose(unit_rows(vectors[there[:1]]), 1, np.ones(len(index), dtype=bool))
 
 
 def rewrites_of(store: Stored, spec: Spec) -> dict[str, int]:
@@ -222,28 +265,41 @@ def rewrites_of(store: Stored, spec: Spec) -> dict[str, int]:
     }
 
 
-def save(store: Stored, spec: Spec, index: Index | None, tables: Tables, made: Made) -> Made:
-    """Put an index in the place of an earlier one, whole; readers keep what they have opened.
+@contextlib.contextmanager
+def making(store: Stored, spec: Spec) -> Iterator[Path]:
+    """Yield a folder whose files take the place of an earlier index, whole, when all went well.
+
+    Readers keep what they have opened.
 
     Raises
     ------
     StoreError
-        The disk refuses, or another process is saving one of the same vectors.
+        The disk refuses, or another process is making one of the same vectors.
     """
+    place = folder_of(store, spec)
+    try:
+        with put(place, replace=True, folder_of=FILES) as folder:
+            folder.mkdir()
+            yield folder
+    finally:
+        with contextlib.suppress(OSError):  # which it is where an index is in it
+            place.parent.rmdir()
+
+
+def save(folder: Path, index: Index | None, tables: Tables, made: Made) -> Made:
+    """Write an index, whose lists may be there already, to a folder `making` gave."""
     from safetensors.numpy import save as packed
 
-    sums = {}
-    with put(folder_of(store, spec), replace=True, folder_of=FILES) as folder:
-        folder.mkdir()
-        (folder / FILES[2]).write_bytes(packed(asdict(tables)))
-        if index is not None:
-            index.to_file(folder / FILES[1])
-        for file in sorted(folder.iterdir()):
-            sums[file.name] = _sha256(file)
-        size = (folder / FILES[1]).stat().st_size if index is not None else 0
-        stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        made = replace(made, sha256=sums, bytes=size, made=stamp)
-        (folder / FILES[0]).write_text(json.dumps(asdict(made), indent=1))
+    (folder / FILES[2]).write_bytes(packed(asdict(tables)))
+    if index is not None:
+        if made.on_disk:
+            index.use_lists(None)
+        index.to_file(folder / FILES[1])
+    sums = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    size = sum((folder / name).stat().st_size for name in sums if name != FILES[2])
+    stamp = datetime.now(UTC).isoformat(timespec="seconds")
+    made = replace(made, sha256=sums, bytes=size, made=stamp)
+    (folder / FILES[0]).write_text(json.dumps(asdict(made), indent=1))
     return made
 
 
@@ -348,7 +404,8 @@ def _read(store: Stored, spec: Spec, made: Made, mapped: bool) -> Loaded:
     index = None
     if FILES[1] in made.sha256:
         effort = Effort(made.probes, made.widen)
-        index = Index.from_file(folder / FILES[1], effort, mapped)
+        lists = folder / FILES[3] if made.on_disk else None
+        index = Index.from_file(folder / FILES[1], effort, mapped, lists)
     if behind := store.rows(f"embeddings/{spec.key}/vectors") - made.rows:
         note = f"{behind} vectors came after the index, and are compared one by one; {_do(store)}"
         return Loaded(made, index, tables_of(store, spec, tables.inverse), note)

@@ -29,6 +29,8 @@ _WIDER = (1, 8)
 _FILTERED = 17  # bytes a row of what is remembered of a filter
 _NONE_PASSES = "no image passes the filter {!r}; `embedstore info` lists the labels' values"
 _SCAN = 64  # ids looked up one by one, before all are read
+_KEPT = 1 << 22  # ids of as many samples are kept in memory
+_TOGETHER = 1 << 19  # ids read together
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +165,21 @@ class Searcher:
         return int(order[at])
 
     def _scan(self, ids: Sequence[str]) -> list[int]:
-        rows = {name: row for row, name in enumerate(self.store.array("samples/id").tolist())}
+        wanted, rows = set(ids), dict[str, int]()
+        for start in range(0, total := self.store.rows("samples/id"), _TOGETHER):
+            some = np.arange(start, min(total, start + _TOGETHER))
+            names = self.store.array("samples/id", some).tolist()
+            rows |= {name: row for row, name in enumerate(names, start) if name in wanted}
         for sample in ids:
             if sample not in rows:
                 self._refuse_id(sample)
         return [rows[sample] for sample in ids]
 
     def _ids(self, rows: Rows) -> NDArray[np.str_]:
-        """Return the ids of samples; many are looked up in all, which are then kept."""
-        if self._names is None and len(rows) <= _SCAN:
-            return self.store.array("samples/id", rows)
+        """Return the ids of samples; many are looked up in all, which are then kept if they may."""
+        if self._names is None and (len(rows) <= _SCAN or len(self.place_of) > _KEPT):
+            different, at = np.unique(rows, return_inverse=True)
+            return self.store.array("samples/id", different)[at]
         if self._names is None:
             self._names = self.store.array("samples/id")
         return self._names[rows]
@@ -197,7 +204,33 @@ class Searcher:
         exact: bool = False,
     ) -> Hits:
         """Find the `k` most alike samples of each query; see `Store.search`."""
-        queries = self._unit(asked.vectors)
+        cosines, places, kind = self.find(asked, k, where, per, include_same_patient, exact)
+        notes = (self.loaded.note,) if self.loaded and self.loaded.note else ()
+        return self.hits(cosines, places, kind, notes)
+
+    def hits(self, cosines: Floats, places: Rows, kind: str, notes: tuple[str, ...] = ()) -> Hits:
+        """Tell which samples are at (m, k) places in the vectors."""
+        rows = self.rows[places]
+        ids = self._ids(rows.ravel()).reshape(rows.shape)
+        return Hits(cosines, rows, ids, kind, notes)
+
+    def barred(self, own: Rows, include_same_patient: bool) -> Rows:
+        """Return the places that have no say for a query of its `own`."""
+        if include_same_patient or not len(own):
+            return own
+        return np.flatnonzero(np.isin(self.sets, self.sets[own]))
+
+    def find(
+        self,
+        asked: Asked,
+        k: int,
+        where: str = "",
+        per: Per = "image",
+        include_same_patient: bool = False,
+        exact: bool = False,
+    ) -> tuple[Floats, Rows, str]:
+        """Search, and return (m, k) cosines and places, and the kind of index that proposed."""
+        queries = self.unit(asked.vectors)
         choice = self._choice(where, per)
         allowed = choice.allowed
         rules = self._rules(asked, choice, per, include_same_patient)
@@ -212,13 +245,14 @@ class Searcher:
             cosines[some], places[some] = answer
         if (places < 0).any():
             raise DataError("vectors hold NaN or infinity; they have no neighbours")
-        rows = self.rows[places]
-        ids = self._ids(rows.ravel()).reshape(rows.shape)
-        kind = self.loaded.made.kind if index is not None and self.loaded else EXACT
-        notes = (self.loaded.note,) if self.loaded and self.loaded.note else ()
-        return Hits(cosines, rows, ids, kind, notes)
+        return (
+            cosines,
+            places,
+            self.loaded.made.kind if index is not None and self.loaded else EXACT,
+        )
 
-    def _unit(self, vectors: NDArray[np.floating[Any]]) -> Floats:
+    def unit(self, vectors: NDArray[np.floating[Any]]) -> Floats:
+        """(m, d) unit vectors of queries; `DataError` where one is no direction."""
         if vectors.ndim != 2 or vectors.shape[1] != self.spec.dim:
             name, dim = self.spec.backbone, self.spec.dim
             raise DataError(f"queries are {vectors.shape}; vectors of {name} are (n, {dim})")
@@ -262,7 +296,7 @@ class Searcher:
         within = allowed[: len(index)]
         most = min(len(index), (k * index.effort.widen + self._own_most(rules)) * wider)
         proposed = index.propose(queries, most, None if within.all() else within)
-        best.offer(proposed, self._cosines(queries, proposed))
+        best.offer(proposed, self.cosines(queries, proposed))
         if len(late := np.flatnonzero(allowed[len(index) :])):
             among = Rules(late + len(index), rules.sets, rules.barred, rules.one_of)
             found, rows = nearest(queries, self.vectors, k, self.tables.inverse, among)
@@ -278,7 +312,7 @@ class Searcher:
         sizes = self._choice("", "image").sizes
         return int(np.where(rules.barred >= 0, sizes[rules.barred], 0).sum(axis=1).max())
 
-    def _cosines(self, queries: Floats, places: NDArray[np.int64]) -> Floats:
+    def cosines(self, queries: Floats, places: NDArray[np.int64]) -> Floats:
         """(m, w) cosines of queries with the vectors at (m, w) places; at -1, anything."""
         if self.vectors.dtype == np.float32 and self.vectors.flags.c_contiguous:
             found = _products(queries, self.vectors, places)
@@ -302,7 +336,7 @@ class Searcher:
             places = np.flatnonzero(self.there)
             allowed[places] = _passing(self.store, where, self.rows[places])
         among = np.flatnonzero(allowed)
-        one_of = self._grouping(per)
+        one_of = self.grouping(per)
         each = among
         if one_of is not None:
             each = among[np.unique(one_of[among], return_index=True)[1]]
@@ -330,7 +364,7 @@ class Searcher:
 
     def _rules(self, asked: Asked, choice: _Choice, per: Per, include_same_patient: bool) -> Rules:
         widest = max((len(own) for own in asked.own), default=0)
-        one_of = self._grouping(per)
+        one_of = self.grouping(per)
         if not widest:
             return Rules(choice.among, one_of=one_of)
         sets = np.arange(len(self.rows)) if include_same_patient else self.sets
@@ -340,7 +374,7 @@ class Searcher:
             barred[n, : len(different)] = different
         return Rules(choice.among, sets, barred, one_of)
 
-    def _grouping(self, per: Per) -> Rows | None:
+    def grouping(self, per: Per) -> Rows | None:
         """(n,) number of the patient or exam of each place; unknown ones are each their own."""
         if per == "image":
             return None
@@ -361,12 +395,17 @@ class Searcher:
         if rules.barred is not None:
             sizes = choice.sizes
             if rules.sets is not self.sets:  # each place is a set of its own
-                sizes = np.isin(np.arange(len(self.rows)), choice.each).astype(np.intp)
+                sizes = np.zeros(len(self.rows), dtype=np.int8)
+                sizes[choice.each] = 1
             left -= int(np.where(rules.barred >= 0, sizes[rules.barred], 0).sum(axis=1).max())
         if not 1 <= k <= left:
-            what = {"image": "images", "exam": "exams", "patient": "patients"}[per]
             passing = " that pass the filter" if where else ""
-            raise DataError(f"k is {k}; there are {left} {what}{passing} to choose from")
+            raise DataError(f"k is {k}; there are {left} {nouns(per)}{passing} to choose from")
+
+
+def nouns(per: Per) -> str:
+    """Return what is answered, in the plural."""
+    return {"image": "images", "exam": "exams", "patient": "patients"}[per]
 
 
 def _passing(store: Stored, where: str, rows: Rows) -> NDArray[np.bool_]:

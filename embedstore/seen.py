@@ -10,6 +10,7 @@ import numpy as np
 from embedstore.errors import ImageError
 from embedstore.images.dicom_tags import tags
 from embedstore.images.prepare import Prepared, prepare
+from embedstore.places import place
 from embedstore.readers import read_each
 from embedstore.report.sheet import shown
 from embedstore.store import Store
@@ -71,7 +72,7 @@ def _made_again(store: Store, recipe: Recipe, digests: dict[int, bytes]) -> dict
     ids: list[str] = store.array("samples/id", at).tolist()
     found: dict[int, Pixels | str] = dict.fromkeys(digests, "the store does not keep the path")
     files = {row: (p, i) for row, p, i in zip(digests, paths, ids, strict=True) if p}
-    jobs = [(Path(path), sample_id, recipe) for path, sample_id in files.values()]
+    jobs = [(place(path), sample_id, recipe) for path, sample_id in files.values()]
     for (row, (path, _)), made in zip(
         files.items(), read_each(_prepared, jobs, _WORKERS), strict=True
     ):

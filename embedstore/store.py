@@ -45,6 +45,7 @@ from embedstore.arrays import Arrays
 from embedstore.blocks import Blocks
 from embedstore.commit import read_root, stamp_of
 from embedstore.errors import DataError, StoreError, UsageError
+from embedstore.places import place
 from embedstore.types import Embeddings, Pixels, Recipe, Spec
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Store(Arrays):
         StoreError
             Nothing is there, or it is not a store of this format.
         """
-        path = Path(path)
+        path = place(path)
         stamp = stamp_of(path)
         root = read_root(path)
         state = root["attributes"]["embedstore"]
@@ -505,22 +506,26 @@ class KeptPixels:
         """(n,) raw row numbers of the samples whose pictures are kept."""
         return np.fromiter(self._places, dtype=np.int64, count=len(self._places))
 
+    def of(self, rows: Iterable[int]) -> KeptPixels:
+        """Return those of some samples alone; KeyError where one is not kept."""
+        return KeptPixels(self.store, {row: self._places[row] for row in rows})
+
     def read(self, rows: Sequence[int]) -> list[Kept]:
         """Return the pictures of the samples of these raw rows; KeyError where one is not kept."""
         kinds: dict[str, list[int]] = {}
-        for place, row in enumerate(rows):
-            kinds.setdefault(self._places[row][0], []).append(place)
+        for n, row in enumerate(rows):
+            kinds.setdefault(self._places[row][0], []).append(n)
         found: dict[int, Kept] = {}
-        for prefix, places in kinds.items():
-            at = np.array([self._places[rows[p]][1] for p in places], dtype=np.intp)
+        for prefix, numbers in kinds.items():
+            at = np.array([self._places[rows[n]][1] for n in numbers], dtype=np.intp)
             values, digests, cut, stat = (
                 self.store.array(f"{prefix}/{name}", at)
                 for name in ("values", "digests", "cut", "stat")
             )
-            for n, place in enumerate(places):
-                size, time = stat[n].tolist()
-                found[place] = Kept(digests[n].tobytes(), values[n], float(cut[n]), (size, time))
-        return [found[place] for place in range(len(rows))]
+            for i, n in enumerate(numbers):
+                size, time = stat[i].tolist()
+                found[n] = Kept(digests[i].tobytes(), values[i], float(cut[i]), (size, time))
+        return [found[n] for n in range(len(rows))]
 
 
 def _is(name: str, prefix: str, kind: str, store: Store) -> bool:

@@ -77,7 +77,7 @@ class Sample:
         """The path as it may be stored and said: "" where private, odd bytes of names escaped."""
         if self.private:
             return ""
-        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+        return os.fsencode(str(self.path)).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)

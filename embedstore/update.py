@@ -21,6 +21,7 @@ from embedstore.manifest import (
     stripped,
     texts,
 )
+from embedstore.places import place
 from embedstore.privacy import alias_of
 from embedstore.store import Store
 from embedstore.writer import Writer
@@ -95,7 +96,7 @@ def update(
     StoreError
         There is no store, it cannot be written, or the key of its hashes is gone.
     """
-    path = Path(path)
+    path = place(path)
     Store.open(path)
     given = _read(table, columns or {}, labels)
     with Writer(path) as writer:
@@ -161,7 +162,7 @@ def _read(
     source: Path | str | Any, given: Mapping[str, str], labels: Iterable[str] | None
 ) -> _Table:
     is_file = isinstance(source, str | Path)
-    table = stripped(load_table(Path(source)) if is_file else as_polars(source))
+    table = stripped(load_table(place(source)) if is_file else as_polars(source))
     name = str(source) if is_file else "the table"
     if not table.height:
         raise ManifestError(f"{name}: the table has no rows")

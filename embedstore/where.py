@@ -84,7 +84,7 @@ class Where:
 
     text: str
     columns: tuple[str, ...]
-    _test: Test
+    test: Test
 
     def keep(self, table: pl.DataFrame, alias: Alias | None = None) -> NDArray[np.bool_]:
         """Tell which rows pass: (n,).
@@ -101,12 +101,17 @@ class Where:
         UsageError
             There is no such column, or text meets numbers.
         """
-        for name in self.columns:
-            if name not in table.columns:
-                _refuse_column(name, table.columns)
-        passed = self._test.of(Rows(table, alias)).fill_null(False)
+        refuse_unknown(self.columns, table.columns)
+        passed = self.test.of(Rows(table, alias)).fill_null(False)
         mask: NDArray[np.bool_] = passed.to_numpy()
         return mask
+
+
+def refuse_unknown(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise `UsageError` where a filter reads a column that there is none of."""
+    for name in names:
+        if name not in known:
+            _refuse_column(name, known)
 
 
 def _refuse_column(name: str, known: Sequence[str]) -> NoReturn:

@@ -8,6 +8,7 @@ killed run loses only what came since, and the next one writes over it.
 from __future__ import annotations
 
 import errno
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from embedstore.chunks import TEMPORARY, Layout, earlier_chunks, write_whole
 from embedstore.commit import FORMAT, as_json, groups_above, layout_of, read_root, root_of
 from embedstore.errors import StoreError
 from embedstore.lock import lock_of, write_lock
+from embedstore.places import ObjectPlace, each, is_remote, remove
 from embedstore.store import (
     FAILURE_COLUMNS,
     SAMPLE_COLUMNS,
@@ -78,6 +80,8 @@ class Writer:
             else:
                 self.path.mkdir(exist_ok=True)
                 self._state = {"format": FORMAT, "commit": 0, "embeddings": {}}
+                if is_remote(self.path):  # or two first commits would look like one
+                    self._state["begun"] = secrets.token_hex(8)
                 self._open_columns(SAMPLE_COLUMNS, "samples")
                 self.commit()
             undo.pop_all()
@@ -163,8 +167,7 @@ class Writer:
         try:
             # a client that opens the array alone must not be left without its chunks
             self._describe({array: self._arrays[array]})
-            for file in list(earlier_chunks(self.path, layout)):
-                file.unlink()
+            remove(list(earlier_chunks(self.path, layout)))
             for block in blocks:
                 fresh.append(block)
                 fresh.flush(last=False)
@@ -283,8 +286,7 @@ class Writer:
             The disk is full or refuses; the store stays as of the last commit.
         """
         try:
-            for appender in self._appenders.values():
-                appender.flush()
+            each(Appender.flush, list(self._appenders.values()), is_remote(self.path))
             state = {**self._state, "commit": self._state["commit"] + 1}
             arrays = {n: a.layout.metadata(a.rows) for n, a in sorted(self._appenders.items())}
             write_whole(self.path / "zarr.json", root_of(state, arrays))
@@ -298,13 +300,21 @@ class Writer:
 
         They lag behind the root, they never run ahead.
         """
-        for name, metadata in nodes.items():
-            file, text = self.path / name / "zarr.json", as_json(metadata)
-            if name not in self._on_disk:
-                self._on_disk[name] = file.read_bytes() if file.exists() else b""
-            if self._on_disk[name] != text:
-                write_whole(file, text)
-                self._on_disk[name] = text
+        texts = {name: as_json(metadata) for name, metadata in nodes.items()}
+        unknown = [name for name in texts if name not in self._on_disk]
+        known = each(self._own, unknown, is_remote(self.path))
+        self._on_disk |= dict(zip(unknown, known, strict=True))
+        todo = [name for name, text in texts.items() if self._on_disk[name] != text]
+        each(
+            lambda n: write_whole(self.path / n / "zarr.json", texts[n]), todo, is_remote(self.path)
+        )
+        self._on_disk |= {name: texts[name] for name in todo}
+
+    def _own(self, name: str) -> bytes:
+        try:
+            return (self.path / name / "zarr.json").read_bytes()
+        except FileNotFoundError:
+            return b""
 
     def _open_columns(self, names: Sequence[str], prefix: str) -> None:
         for name in names:
@@ -318,14 +328,18 @@ class Writer:
     def _resume(self) -> None:
         root = read_root(self.path)
         self._state = root["attributes"]["embedstore"]
-        for name, metadata in root["consolidated_metadata"]["metadata"].items():
-            if metadata["node_type"] == "array":
-                self._arrays[name] = metadata
-                layout = layout_of(name, metadata)
-                self._appenders[name] = Appender(self.path, layout, metadata["shape"][0])
-        for folder in self._unfinished():
+        nodes = root["consolidated_metadata"]["metadata"]
+        self._arrays = {n: m for n, m in nodes.items() if m["node_type"] == "array"}
+        names = list(self._arrays)
+        resumed = each(self._resumed, names, is_remote(self.path))
+        self._appenders = dict(zip(names, resumed, strict=True))
+        for folder in set() if is_remote(self.path) else self._unfinished():
             for leftover in folder.glob(f"{TEMPORARY}*"):
                 leftover.unlink()
+
+    def _resumed(self, name: str) -> Appender:
+        metadata = self._arrays[name]
+        return Appender(self.path, layout_of(name, metadata), metadata["shape"][0])
 
     def _unfinished(self) -> set[Path]:
         """Return where a stopped run may have left a file half written: not in earlier chunks."""
@@ -346,9 +360,13 @@ def _text(sample: Sample, column: str) -> str:
 
 def refuse_foreign(path: Path) -> None:
     """Never write into a file, or into a folder that holds something else."""
+    if isinstance(path, ObjectPlace) and not path.key:
+        raise StoreError(f"{path}: is a whole bucket; give the store a name in it: {path}/S.zarr")
     if path.is_file():
         raise StoreError(f"{path}: is a file, not a store; give another path")
-    if path.is_dir() and not (path / "zarr.json").exists() and _holds_anything(path):
+    if (path / "zarr.json").exists():
+        return
+    if path.is_dir() and (is_remote(path) or _holds_anything(path)):
         raise StoreError(f"{path}: a folder that is not a store; give a new or empty path")
 
 
@@ -358,6 +376,8 @@ def _holds_anything(path: Path) -> bool:
 
 
 def _disk_error(path: Path, error: OSError) -> StoreError:
+    if isinstance(error, StoreError):
+        return error
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return StoreError(
             f"{path}: the disk is full; the store holds everything up to its last commit: "

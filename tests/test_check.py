@@ -72,6 +72,11 @@ def chunk_files(path: Path) -> list[Path]:
     return sorted(found)
 
 
+def together(files: list[Path]) -> list[list[Path]]:
+    """Damage a tenth of the files at once: each must be told of beside the others."""
+    return [files[k::10] for k in range(10)]
+
+
 def hashes(files: list[Path]) -> dict[Path, str]:
     return {f: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
@@ -111,17 +116,20 @@ def test_progress_counts_every_chunk(path: Path) -> None:
 
 def test_every_flipped_bit_of_every_chunk_is_found(path: Path) -> None:
     rng = np.random.default_rng(0)
-    for file in chunk_files(path):
-        whole = file.read_bytes()
+    for files in together(chunk_files(path)):
+        whole = {file: file.read_bytes() for file in files}
         # anywhere, and the ends: the first byte, the checksum
-        for at in (0, len(whole) - 1, *rng.integers(0, len(whole), 3).tolist()):
-            changed = bytearray(whole)
-            changed[at] ^= 1 << int(rng.integers(8))
-            file.write_bytes(changed)
-            (found,) = check(path).findings
-            assert (found.kind, found.where) == ("checksum", str(file))
-        file.write_bytes(whole)
-    assert check(path).findings == []
+        for place in (0, -1, None, None, None):
+            for file, data in whole.items():
+                changed = bytearray(data)
+                at = int(rng.integers(len(data))) if place is None else place
+                changed[at] ^= 1 << int(rng.integers(8))
+                file.write_bytes(changed)
+            found = sorted((f.where, f.kind) for f in check(path).findings)
+            assert found == sorted((str(file), "checksum") for file in files)
+        for file, data in whole.items():
+            file.write_bytes(data)
+        assert check(path).findings == []
 
 
 @pytest.mark.parametrize(
@@ -129,19 +137,20 @@ def test_every_flipped_bit_of_every_chunk_is_found(path: Path) -> None:
     [("gone", "missing"), ("empty", ""), ("zeros", ""), ("short", ""), ("long", ""), ("blank", "")],
 )
 def test_a_chunk_missing_cut_or_blank_is_named(path: Path, what: str, kind: str) -> None:
-    for file in chunk_files(path):
-        whole = file.read_bytes()
-        made = {"empty": b"", "zeros": bytes(4), "short": whole[:-1], "long": whole + b"\0"}
-        made["blank"] = bytes(len(whole))
-        file.unlink()
-        if what != "gone":
-            file.write_bytes(made[what])
-        damage = check(path).damage
-        assert [f.where for f in damage] == [str(file)]
-        text = file.parts[file.parts.index("s.zarr") + 1] in {"samples", "failures"}
-        cut = "checksum" if what == "blank" or text else "cut"
-        assert damage[0].kind == (kind or cut)
-        file.write_bytes(whole)
+    for files in together(chunk_files(path)):
+        expected, wholes = [], {file: file.read_bytes() for file in files}
+        for file, whole in wholes.items():
+            made = {"empty": b"", "zeros": bytes(4), "short": whole[:-1], "long": whole + b"\0"}
+            made["blank"] = bytes(len(whole))
+            file.unlink()
+            if what != "gone":
+                file.write_bytes(made[what])
+            text = file.parts[file.parts.index("s.zarr") + 1] in {"samples", "failures"}
+            cut = "checksum" if what == "blank" or text else "cut"
+            expected.append((str(file), kind or cut))
+        assert sorted((f.where, f.kind) for f in check(path).damage) == sorted(expected)
+        for file, whole in wholes.items():
+            file.write_bytes(whole)
 
 
 @pytest.mark.parametrize("member", ["vectors", "digests", "cut"])

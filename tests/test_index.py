@@ -33,6 +33,12 @@ def path(tmp_path):
     return tmp_path / "s.zarr"
 
 
+@pytest.fixture(autouse=True)
+def few_queries(monkeypatch):
+    """Nothing here is about how good the recall is."""
+    monkeypatch.setattr("embedstore.indexing.QUERIES", 30)
+
+
 def made(path, kind=KIND, **options):
     store = Store.open(path)
     return make_index(store, store.find("texture"), kind, **options)
@@ -58,11 +64,19 @@ def searched(path, exact=False):
     ],
 )
 def test_the_kind_is_chosen_by_size(n, d, kind):
-    assert choose(n, d, 1 << 40) == kind
+    assert choose(n, d, 1 << 40) == (kind, False)
 
 
-def test_an_index_that_does_not_fit_in_memory_is_refused_with_both_figures():
-    with pytest.raises(DataError, match=r"10000000 vectors takes 0.8 GB of memory, and 0.5 GB"):
+def test_lists_go_to_the_disk_where_they_would_fill_half_the_memory():
+    lists = 10_000_000 * (512 // 8 + 20)
+    assert choose(10_000_000, 512, 4 * lists) == ("RR512,IVF8192,RaBitQfs", False)
+    assert choose(10_000_000, 512, 4 * lists - 4) == ("RR512,IVF8192,RaBitQ", True)
+    assert choose(10_000_000, 512, 4 * lists, on_disk=True) == ("RR512,IVF8192,RaBitQ", True)
+    assert choose(10_000_000, 512, lists, on_disk=False) == ("RR512,IVF8192,RaBitQfs", False)
+
+
+def test_more_vectors_than_a_search_can_know_of_are_refused_with_both_figures():
+    with pytest.raises(DataError, match=r"10000000 vectors takes 0.6 GB of memory, and 0.5 GB"):
         choose(10_000_000, 512, 500_000_000)
 
 
@@ -108,6 +122,56 @@ def test_an_extended_index_answers_as_one_of_all(path):
     rows = index.propose(units.astype(np.float32), 5)
     truth = np.argsort(-(units.astype(np.float64) @ units.T.astype(np.float64)), axis=1)[:, :5]
     assert recall(rows, truth) > 0.999
+
+
+DISK_KINDS = ["IVF4,RaBitQ", "RR8,IVF4,RaBitQ", "IVF4,SQ8", "IVF4,Flat", "OPQ4_8,IVF4,PQ4x4"]
+
+
+@pytest.mark.parametrize("kind", DISK_KINDS)
+def test_lists_on_the_disk_propose_what_lists_in_memory_propose(tmp_path, kind):
+    # FAISS' own, in memory, against pieces of 7 and 40 vectors put together on the disk
+    x = clustered(0, 400, 8)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    index = Index.trained(kind, 8, lambda most: x[:most])
+    inner = faiss.clone_index(index.inner)
+    inner.add(x)
+    wanted = Index(inner, Effort(2, 4)).propose(x[:50], 9)
+    width = faiss.extract_index_ivf(inner).code_size + 8
+    for piece in (7 * width, 40 * width):
+        index.use_lists(None)
+        index.added_on_disk(np.split(x[:300], 60), tmp_path / "a", tmp_path, piece=piece)
+        index.added_on_disk(
+            np.split(x[300:], 20), tmp_path / "b", tmp_path, tmp_path / "a", piece=piece
+        )
+        assert sorted(f.name for f in tmp_path.iterdir()) == ["a", "b"]
+        assert len(index) == 400
+        index.effort = Effort(2, 4)
+        np.testing.assert_array_equal(index.propose(x[:50], 9), wanted)
+
+
+def test_an_index_on_the_disk_is_made_extended_and_moved_to_memory(path):
+    first, done = made(path, kind="IVF4,RaBitQ", on_disk=True)
+    assert (done, first.on_disk, first.recall >= 0.99) == ("built", True, True)
+    assert made(path, kind="auto") == (first, "as it was")
+    lists = folder(path) / "lists.faiss"
+    width = 8 // 8 + 8 + 8  # bits, factors, number
+    assert lists.stat().st_size == 400 * width + 4 * 8
+    searcher = Store.open(path).searcher("texture")
+    before = searcher.index.propose(unit(0, 5, 8), 9)
+    write(path, clustered(1, 100, 8), [f"q{j}" for j in range(100)], start=400)
+    more, done = made(path, kind="auto")
+    assert (done, more.on_disk, more.rows, more.learnt) == ("extended", True, 500, 400)
+    assert lists.stat().st_size == 500 * width + 4 * 8
+    for sample in ("i7", "i450"):
+        found = Store.open(path).search("texture", [sample], k=5)
+        exact = Store.open(path).search("texture", [sample], k=5, exact=True)
+        assert (found.kind, found.notes) == ("IVF4,RaBitQ", ())
+        assert found.ids.tolist() == exact.ids.tolist()
+    # who has the earlier one open keeps it
+    np.testing.assert_array_equal(searcher.index.propose(unit(0, 5, 8), 9), before)
+    moved, done = made(path, kind="IVF4,RaBitQ", on_disk=False)
+    assert (done, moved.on_disk, lists.exists()) == ("built", False, False)
+    assert not check(path).findings
 
 
 def test_sets_in_the_tables_are_those_that_a_split_keeps_together(tmp_path):
@@ -180,6 +244,13 @@ def damage(path, how):
         file.write_bytes(data)
     elif how == "missing":
         file.unlink()
+    elif how in ("lists cut", "lists changed"):
+        lists = folder(path) / "lists.faiss"
+        data = bytearray(lists.read_bytes())
+        data[len(data) // 2] ^= 1
+        lists.write_bytes(data if how == "lists changed" else data[:-8])
+    elif how == "lists missing":
+        (folder(path) / "lists.faiss").unlink()
     elif how == "tables":
         (folder(path) / "tables.safetensors").write_bytes(b"x" * 100)
     elif how == "no json":
@@ -200,10 +271,12 @@ def damage(path, how):
     [
         *("cut", "changed", "missing", "tables"),
         *("no json", "other fields", "another version", "climbing"),
+        *("lists cut", "lists changed", "lists missing"),
     ],
 )
 def test_a_damaged_index_is_refused_before_faiss_reads_it_and_made_anew(path, how, monkeypatch):
-    made(path)
+    disk = how.startswith("lists")
+    made(path, kind="IVF4,RaBitQ" if disk else KIND, on_disk=disk)
     damage(path, how)
     read = []
     monkeypatch.setattr(faiss, "read_index", lambda *a: read.append(a))
@@ -251,11 +324,14 @@ def test_an_index_of_another_spec_is_refused(path):
         ("PQ4x4fs", "this kind of index cannot be filtered"),
         ("NSG16", "this kind of index cannot be filtered"),
         ("IDMap,Flat", "this kind of index does not grow"),
+        ("on disk: HNSW8", "keeps no lists on the disk"),
+        ("on disk: IVF4,RaBitQfs", "keeps no lists on the disk"),
     ],
 )
 def test_kinds_that_cannot_do_what_is_needed_are_refused_in_a_line(path, kind, said):
+    disk = kind.startswith("on disk: ")
     with pytest.raises(UsageError, match=said) as caught:
-        made(path, kind=kind)
+        made(path, kind=kind.removeprefix("on disk: "), on_disk=disk)
     assert "\n" not in str(caught.value)
     assert not (path / "index").exists()
 

@@ -232,10 +232,13 @@ def big(tmp_path_factory):
     return stores
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [*((kind, "float32") for kind in KINDS), ("HNSW16,SQfp16", "float16"), (KINDS[3], "float16")],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_any_index_gives_k_that_are_allowed_with_their_true_cosines(big, kind, dtype, monkeypatch):
+    monkeypatch.setattr("embedstore.indexing.QUERIES", 100)
     store = big[dtype]
     spec = store.find("texture")
     made, _ = make_index(store, spec, kind, wanted=0.95, rebuild=True)

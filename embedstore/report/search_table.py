@@ -36,6 +36,6 @@ def index_table(backbone: str, made: Made, done: str) -> Table:
     else:
         table.add_row("recall@10", f"{made.recall:.4f} of {made.queries} queries")
         table.add_row("effort", f"probes {made.probes}, {made.widen} proposals for each answer")
-        table.add_row("memory", f"{made.bytes / 1e6:.1f} MB")
+        table.add_row("disk" if made.on_disk else "memory", f"{made.bytes / 1e6:.1f} MB")
     table.add_row("made in", f"{made.seconds:.1f} s")
     return table

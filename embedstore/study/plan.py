@@ -12,6 +12,7 @@ from typing import Any
 from embedstore.errors import UsageError
 from embedstore.levels import LEVELS
 from embedstore.metrics import refuse_unknown
+from embedstore.places import inside
 from embedstore.subgroups import By
 
 FOLDS, TEST_SHARE = 5, 0.2
@@ -365,7 +366,7 @@ def _placed(study: Study, base: Path) -> Study:
     """Let paths start at `base`: those of data, and names that look like paths."""
 
     def at(text: str) -> str:
-        return str(base / text) if text else ""
+        return str(inside(base, text)) if text else ""
 
     def model(text: str) -> str:
         name, sign, weights = text.partition("@")

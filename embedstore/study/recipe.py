@@ -22,6 +22,7 @@ from embedstore.extract import extract
 from embedstore.finetune import settings_of
 from embedstore.heads import Head
 from embedstore.metrics import metric_title
+from embedstore.places import place
 from embedstore.plan import choose, choose_device
 from embedstore.prompts.expand import expand
 from embedstore.prompts.sets import PromptSet, load
@@ -264,7 +265,7 @@ def samples_with_pictures(store: Store, spec: Spec) -> Sequence[Sample]:
     return [
         Sample(
             **{name: columns[name][i] for name in columns if name not in {"path", *store.labels}},
-            path=Path(columns["path"][i] or _NOWHERE),
+            path=place(columns["path"][i] or _NOWHERE),
             labels={name: columns[name][i] for name in store.labels},
             private=not columns["path"][i],
         )
