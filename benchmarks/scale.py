@@ -1,19 +1,23 @@
-"""What a row costs from ten thousand rows to ten million: write, read, probe; time and memory.
+"""What a row costs from ten thousand rows to ten million, in time and in memory.
 
-python benchmarks/scale.py [--rows 10000,100000] [--only write,read,probe] [--head logistic]
-    [--dir FOLDER] [--keep]
+python benchmarks/scale.py [--rows 10000,100000] [--only write,read,index,search,probe]
+    [--head logistic] [--dir FOLDER] [--keep]
 
 Each part runs in a process of its own, whose anonymous memory (RssAnon of /proc/PID/status, what
 cannot be given back to a file) is looked at fifty times a second; pages of memory-mapped files are
 not in it. Ten million rows want 12 GB of disk. Results go into results/scale.json by part and
 number of rows; parts that were not run keep theirs. A part is a function of a store's path and the
-number of rows, listed in `PARTS`: it prints what it wants kept, as JSON.
+number of rows, listed in `PARTS`: it prints what it wants kept, as JSON. Beside writing and reading
+stands a floor, the same bytes to and from a plain file: a disk is slower once it is asked for more
+than memory holds back.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,9 +88,10 @@ def write(path: Path, rows: int) -> dict[str, Any]:
     from embedstore.writer import Writer
 
     spec = Spec("made", "00", Recipe(), "pooled", DIM, "float16")
+    plain = path.with_suffix(".plain")
     provenance = {"precision": "float16", "device": "cpu", "versions": {}, "started": ""}
-    made, seconds = Made(), 0.0
-    with Writer(path) as writer:
+    made, seconds, floor = Made(), 0.0, 0.0
+    with Writer(path) as writer, plain.open("wb") as file:
         writer.add_spec(spec, provenance)
         for start in range(0, rows, BLOCK):
             n = min(BLOCK, rows - start)
@@ -99,19 +104,73 @@ def write(path: Path, rows: int) -> dict[str, Any]:
             writer.append(spec, np.arange(start, start + n), vectors, digests)
             writer.commit()
             seconds += time.perf_counter() - began
-    return {"seconds": seconds}
+            began = time.perf_counter()
+            file.write(vectors.data)
+            file.flush()
+            os.fsync(file.fileno())
+            floor += time.perf_counter() - began
+    return {"seconds": seconds, "floor_seconds": floor}
 
 
 def read(path: Path, rows: int) -> dict[str, Any]:
     """Open a store and go through all its vectors once."""
     from embedstore.store import Store
 
+    plain = np.memmap(path.with_suffix(".plain"), np.float16, "r", shape=(rows, DIM))
     began = time.perf_counter()
-    vectors = Store.open(path).vectors("made")
-    total = 0.0
-    for start in range(0, rows, BLOCK):
-        total += float(vectors[start : start + BLOCK].astype(np.float32).sum())
-    return {"seconds": time.perf_counter() - began, "sum": total}
+    wanted = _sum(plain)
+    floor = time.perf_counter() - began
+    began = time.perf_counter()
+    total = _sum(Store.open(path).vectors("made"))
+    seconds = time.perf_counter() - began
+    assert total == wanted
+    return {"seconds": seconds, "floor_seconds": floor}
+
+
+def _sum(vectors: NDArray[Any]) -> float:
+    return sum(
+        float(vectors[start : start + BLOCK].astype(np.float32).sum())
+        for start in range(0, len(vectors), BLOCK)
+    )
+
+
+def index(path: Path, rows: int) -> dict[str, Any]:
+    """Make an index with its lists on the disk, of the kind that a large store is given.
+
+    Small stores need none, and are given one here so that a row's cost can be compared.
+    """
+    from embedstore.index import choose
+
+    kind, _ = choose(max(rows, 1 << 18), DIM, 1 << 40, on_disk=True)
+    lists = 1 << round(np.log2(4 * np.sqrt(rows)))
+    kind = re.sub(r"IVF\d+", lambda whole: f"IVF{min(int(whole[0][3:]), lists)}", kind)
+    began = time.perf_counter()
+    told = json.loads(_printed(["index", str(path), "--kind", kind, "--on-disk", "--json"]))
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "kind": kind, "recall": told["recall"], "bytes": told["bytes"]}
+
+
+def search(path: Path, rows: int) -> dict[str, Any]:
+    """Ask for ten neighbours of one image after another; a tenth are compared with all vectors."""
+    from embedstore.store import Store
+
+    began = time.perf_counter()
+    store = Store.open(path)
+    some = np.random.default_rng(2).choice(rows, 200, replace=False)
+    seconds, found = [], []
+    for n in some.tolist():
+        found.append(store.search("made", ids=[f"i{n:08d}"], k=10).rows[0])
+        seconds.append(time.perf_counter() - began)
+        began = time.perf_counter()
+    few = [f"i{n:08d}" for n in some[:20].tolist()]
+    truth = store.search("made", ids=few, k=10, exact=True).rows
+    hits = [len(np.intersect1d(a, b)) for a, b in zip(found, truth, strict=False)]
+    return {
+        "seconds": sum(seconds),
+        "first_seconds": seconds[0],
+        "median_ms": float(np.median(seconds[1:]) * 1e3),
+        "recall": sum(hits) / (10 * len(few)),
+    }
 
 
 def probe(path: Path, rows: int, *more: str) -> dict[str, Any]:
@@ -138,7 +197,13 @@ def _printed(command: list[str]) -> str:
     return text.getvalue()
 
 
-PARTS: dict[str, Callable[..., dict[str, Any]]] = {"write": write, "read": read, "probe": probe}
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "write": write,
+    "read": read,
+    "index": index,
+    "search": search,
+    "probe": probe,
+}
 
 
 def anonymous(pid: int) -> int:
@@ -169,11 +234,12 @@ def measured(part: str, path: Path, rows: int, more: list[str]) -> dict[str, Any
     return found
 
 
-def slope(by_rows: dict[str, Any]) -> float:
-    """Return the slope of log seconds over log rows: 1 where a row costs the same at any size."""
-    points = sorted((int(rows), found["seconds"]) for rows, found in by_rows.items())
+def slopes(by_rows: dict[str, Any], which: str = "seconds") -> str:
+    """Tell slopes of log seconds over log rows: 1 where a row costs the same at any size."""
+    points = sorted((int(rows), found[which]) for rows, found in by_rows.items())
     x, y = np.log(np.array(points)).T
-    return float(np.polyfit(x, y, 1)[0])
+    steps = [f"{s:.2f}" for s in np.diff(y) / np.diff(x)]
+    return f"{np.polyfit(x, y, 1)[0]:.3f} ({' then '.join(steps)})"
 
 
 def main() -> None:
@@ -208,9 +274,11 @@ def main() -> None:
             given.result.write_text(json.dumps(every, indent=1) + "\n")
         if not given.keep:
             shutil.rmtree(path)
+            path.with_suffix(".plain").unlink(missing_ok=True)
     for name, by_rows in every.items():
-        if len(by_rows) > 1:
-            print(f"{name}: slope of log seconds over log rows {slope(by_rows):.3f}")
+        for which in ("seconds", "floor_seconds"):
+            if len(by_rows) > 1 and all(which in found for found in by_rows.values()):
+                print(f"{name}: slope of log {which} over log rows {slopes(by_rows, which)}")
 
 
 if __name__ == "__main__":

@@ -96,6 +96,19 @@ def test_mcnemar_of_single_images_is_statsmodels_exact(seed):
     assert found.p == pytest.approx(min(1, statsmodels_mcnemar(table, exact=True).pvalue))
 
 
+def test_mcnemar_of_many_patients_is_that_of_a_normal_sum():
+    rng = np.random.default_rng(3)
+    size = rng.integers(1, 5, 60_000)
+    groups = np.repeat(np.arange(len(size)), size)
+    one = rng.random(len(groups)) < 0.71
+    other = np.where(rng.random(len(groups)) < 0.6, one, rng.random(len(groups)) < 0.705)
+    surplus = np.bincount(groups, one.astype(float) - other)
+    z = (abs(surplus.sum()) - 1) / np.sqrt((surplus**2).sum())
+    found = mcnemar(one, other, groups).p
+    assert 0.001 < found < 0.5
+    assert found == pytest.approx(2 * stats.norm.sf(z), rel=2e-3)
+
+
 def test_mcnemar_by_patient_is_every_swap_of_patients_counted():
     rng = np.random.default_rng(5)
     groups = np.repeat(np.arange(10), 4)

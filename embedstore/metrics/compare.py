@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
-from scipy.stats import rankdata
+from scipy.stats import binom, rankdata
 
 from embedstore.errors import DataError
 from embedstore.metrics.intervals import Interval, bca, percentile
+
+_DIRECT = 1 << 28  # products: a tenth of a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +156,17 @@ def mcnemar(
     _, cluster = np.unique(groups, return_inverse=True)
     surplus = np.bincount(cluster, one_right.astype(float) - other_right).astype(int)
     sizes = np.abs(surplus[surplus != 0])
-    share = np.ones(1)  # of each sum from -most to most
-    for size in sizes.tolist():
-        wider = np.zeros(len(share) + 2 * size)
-        wider[: len(share)] += share / 2
-        wider[2 * size :] += share / 2
-        share = wider
+    share = np.ones(1)  # of each sum of the sizes of some patients, from 0 to that of all
+    for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
+        own = np.zeros(size * count + 1)  # patients of one size at once: a binomial's
+        own[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        if len(share) * len(own) < _DIRECT:  # which keeps the smallest p exact
+            share = np.convolve(share, own)
+        else:
+            from scipy.signal import fftconvolve
+
+            share = np.maximum(fftconvolve(share, own), 0)
     most = int(sizes.sum())
-    far = np.abs(np.arange(-most, most + 1)) >= abs(int(surplus.sum()))
+    far = np.abs(2 * np.arange(most + 1) - most) >= abs(int(surplus.sum()))
     only_one, only_other = (one_right & ~other_right).sum(), (other_right & ~one_right).sum()
     return Discordance(int(only_one), int(only_other), min(1.0, float(share[far].sum())))
