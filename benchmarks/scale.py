@@ -109,7 +109,9 @@ def write(path: Path, rows: int) -> dict[str, Any]:
             file.flush()
             os.fsync(file.fileno())
             floor += time.perf_counter() - began
-    return {"seconds": seconds, "floor_seconds": floor}
+    files = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
+    told = {"bytes": sum(files), "files": len(files)}
+    return {"seconds": seconds, "floor_seconds": floor, **told}
 
 
 def read(path: Path, rows: int) -> dict[str, Any]:

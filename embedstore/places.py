@@ -74,6 +74,10 @@ class PlaceError(StoreError, OSError):
     """An object cannot be read or written."""
 
 
+class Unreachable(PlaceError):
+    """Object storage does not answer, or not for a reason of one object's: to be tried again."""
+
+
 class Changed(StoreBusy):
     """An object is not the one it was known as."""
 
@@ -540,11 +544,13 @@ def _told(where: ObjectPlace) -> Iterator[Any]:
     except FileNotFoundError as error:
         if not any(word in str(error) for word in _NO_BUCKET):
             raise FileNotFoundError(errno.ENOENT, "no such object", str(where)) from None
-        raise PlaceError(_one_line(where, error)) from None
+        raise Unreachable(_one_line(where, error)) from None
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
         raise Changed(f"{where}: is another object by now") from None
-    except (exceptions.BaseError, ValueError) as error:
+    except exceptions.PermissionDeniedError as error:
         raise PlaceError(_one_line(where, error)) from None
+    except (exceptions.BaseError, ValueError) as error:
+        raise Unreachable(_one_line(where, error)) from None
 
 
 def _one_line(where: ObjectPlace, error: Exception) -> str:

@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from embedstore.errors import EmbedstoreError, ImageError
+from embedstore.places import Unreachable
 
 MEMORY = 1792 * 2**20
 """Bytes of data a reader process may hold; an image that needs more is a failure."""
@@ -88,21 +89,22 @@ class Readers(Generic[T]):
         Raises
         ------
         EmbedstoreError
-            No reader process starts, or `end` was called meanwhile.
+            No reader process starts, `end` was called meanwhile, or what holds the files does not
+            answer, which is no failure of theirs.
         """
         if not self._readers:
-            yield from (attempt(self._function, job) for job in jobs)
+            yield from (_usable(attempt(self._function, job)) for job in jobs)
             return
         left = (self._threads.submit(self._read, job) for job in jobs)
         waiting = deque(islice(left, _AHEAD * len(self._readers)))
         while waiting:
-            yield waiting.popleft().result()
+            yield _usable(waiting.popleft().result())
             waiting.extend(islice(left, 1))
 
-    def _read(self, job: tuple[Any, ...]) -> T | ImageError:
+    def _read(self, job: tuple[Any, ...]) -> T | ImageError | Unreachable:
         reader = self._idle.get()
         try:
-            result: T | ImageError = reader.read(job)
+            result: T | ImageError | Unreachable = reader.read(job)
             return result
         finally:
             self._idle.put(reader)
@@ -126,11 +128,17 @@ def read_each(
         yield from readers.each(jobs)
 
 
-def attempt(function: Callable[..., T], job: tuple[Any, ...]) -> T | ImageError:
+def _usable(result: T | ImageError | Unreachable) -> T | ImageError:
+    if isinstance(result, Unreachable):
+        raise result
+    return result
+
+
+def attempt(function: Callable[..., T], job: tuple[Any, ...]) -> T | ImageError | Unreachable:
     """Call the function; what is wrong with a file is returned, so that it crosses processes."""
     try:
         return function(*job)
-    except ImageError as error:
+    except (ImageError, Unreachable) as error:
         return error
     except MemoryError:
         return ImageError("decode", f"needs more than the {MEMORY >> 20} MiB a reader may take")

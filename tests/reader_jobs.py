@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from embedstore.errors import ImageError
+from embedstore.places import Unreachable
 
 
 def work(what: str, value: int = 0) -> int:
@@ -103,7 +104,12 @@ def _raise_odd(_: int) -> None:
     raise _Odd(1, 2)
 
 
+def _away(_: int) -> None:
+    raise Unreachable("nobody answers")
+
+
 _DEEDS: dict[str, Callable[[int], None]] = {
+    "away": _away,
     "nothing": _nothing,
     "busy": _busy,
     "segfault": _segfault,

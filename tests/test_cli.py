@@ -452,7 +452,7 @@ def test_a_wrong_option_of_extract_is_told_in_one_line(
     ("arguments", "code", "says"),
     [
         (["nope"], 2, "No such command 'nope'"),
-        (["extract"], 2, "issing argument 'manifest'"),
+        (["extract"], 2, "issing argument 'MANIFEST'"),
         (["extract", "nowhere.csv"], 2, "give at least one --backbone: statistics"),
         (["extract", "nowhere.csv", "--backbone", "statistics"], 2, "nowhere.csv: no such file"),
         (["info"], 2, "issing argument"),

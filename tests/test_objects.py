@@ -228,10 +228,24 @@ def test_images_are_read_from_objects(bucket: Path, films: Path, tmp_path: Path)
     for n, manifest in enumerate(manifests):
         plan = Plan("cpu", "float32", 8, 2 * n)
         extract(read_manifest(manifest).samples, tmp_path / f"{n}.zarr", [backbone], plan)
-        found = Store.open(tmp_path / f"{n}.zarr").read(backbone.spec)
+        store = Store.open(tmp_path / f"{n}.zarr")
+        assert not store.failures()
+        found = store.read(backbone.spec)
         np.testing.assert_array_equal(found.ids, expected.ids)
         np.testing.assert_array_equal(found.vectors, expected.vectors)
         np.testing.assert_array_equal(found.digests, expected.digests)
+
+
+def test_a_server_that_is_away_is_no_failure_of_the_images(
+    bucket: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(films.parent, bucket)
+    samples = read_manifest(str(bucket / "manifest.csv")).samples
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    backbone = load_backbone("statistics", RECIPES["plain"])
+    with pytest.raises(StoreError, match="nobody answers"):
+        extract(samples, tmp_path / "s.zarr", [backbone], PLAN)
+    assert not Store.open(tmp_path / "s.zarr").failures()
 
 
 def test_an_image_replaced_within_the_second_is_embedded_anew(

@@ -130,11 +130,6 @@ def test_ray_may_stand_without_an_address(given: str, address: str) -> None:
     assert str(parameters["manifest"]) == "films.csv"
 
 
-def test_extract_without_anything_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(["extract"], False) == 2
-    assert "Missing argument" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("address", "complaint"),
     [

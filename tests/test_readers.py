@@ -17,6 +17,7 @@ import pytest
 import reader_jobs
 
 from embedstore.errors import ImageError
+from embedstore.places import Unreachable
 from embedstore.readers import MEMORY, read_each
 
 TESTS = Path(__file__).parent
@@ -154,6 +155,14 @@ def test_an_exception_of_any_kind_becomes_an_image_error(number: int) -> None:
     assert isinstance(found, ImageError)
     assert found.stage == "preprocess"
     assert re.fullmatch(r"\w+: '?of its own'?", found.reason)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_where_files_cannot_be_reached_at_all_none_of_them_is_to_blame(workers: int) -> None:
+    found = read_each(reader_jobs.work, [("nothing", 7), ("away", 0), ("nothing", 8)], workers)
+    assert next(found) == 7
+    with pytest.raises(Unreachable, match="^nobody answers$"):
+        next(found)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

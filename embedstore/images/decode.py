@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from embedstore.errors import ImageError
 from embedstore.images.dicom import DicomImage, is_dicom
+from embedstore.places import Unreachable
 from embedstore.types import Pixels
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".dcm", ".dicom"})
@@ -56,6 +57,8 @@ def read(path: Path) -> tuple[bytes, ImageFile]:
         else:
             file = io.BytesIO(path.read_bytes())
         digest = hashlib.file_digest(file, "sha256").digest()[:16]
+    except Unreachable:
+        raise
     except OSError as error:
         raise ImageError("read", error.strerror or str(error)) from error
     if not file.seek(0, io.SEEK_END):
@@ -68,6 +71,8 @@ def digest_of(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()[:16]
+    except Unreachable:
+        raise
     except OSError as error:
         raise ImageError("read", error.strerror or str(error)) from error
 

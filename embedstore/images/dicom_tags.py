@@ -35,6 +35,7 @@ from pydicom.uid import (
 from pydicom.valuerep import VR
 
 from embedstore.errors import ImageError
+from embedstore.places import Unreachable
 
 LARGEST_INFLATED = 2**30
 """Bytes a deflated data set may unfold to; deflate packs up to 1032 to 1."""
@@ -148,6 +149,8 @@ def tags(source: bytes | Path) -> Tags:
     with guarded():
         try:
             file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+        except Unreachable:
+            raise
         except OSError as error:
             raise ImageError("read", error.strerror or str(error)) from error
         with file:
