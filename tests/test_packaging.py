@@ -70,6 +70,7 @@ LAYERS = [
     {"study"},
     {"report"},
     {
+        "cli_examples",
         "cli_finetune_options",
         "cli_options",
         "cli_probe_options",
