@@ -24,7 +24,8 @@ Source = Annotated[
     Path, typer.Argument(metavar="STORE|IMAGES", help="A store, or a table or folder of images.")
 ]
 HeadFile = Annotated[
-    str, typer.Option("--head", help="FILE.py:CLASS, for a probe whose head came from a file.")
+    str,
+    typer.Option("--head", help="FILE.py:CLASS or MODULE:CLASS, for a probe whose head is that."),
 ]
 BackboneName = Annotated[
     str,
