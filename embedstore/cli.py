@@ -43,7 +43,6 @@ app = typer.Typer(
     help="Frozen embeddings of medical images in plain Zarr, and honest probes on them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.add_typer(cli_backbones.app, name="backbones")
 app.add_typer(cli_prompts.app, name="prompts")

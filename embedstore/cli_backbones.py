@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from embedstore import cli_names
 from embedstore.cli_examples import examples
 from embedstore.errors import BackboneError
 
@@ -19,7 +20,12 @@ app = typer.Typer(
     epilog=examples("backbones"),
     no_args_is_help=True,
 )
-Name = Annotated[str, typer.Argument(metavar="NAME", help="As for `extract --backbone`.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", autocompletion=cli_names.backbones, help="As for `extract --backbone`."
+    ),
+]
 To = Annotated[Path, typer.Option("--to", metavar="DIR", help="A new folder.")]
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from embedstore import cli_names
+
 Source = Annotated[
     Path,
     typer.Argument(
@@ -16,7 +18,11 @@ Source = Annotated[
     ),
 ]
 Backbone = Annotated[
-    str, typer.Option(help="NAME[@WEIGHTS] or a model folder; of a store, the name it has there.")
+    str,
+    typer.Option(
+        autocompletion=cli_names.backbones,
+        help="NAME[@WEIGHTS] or a model folder; of a store, the name it has there.",
+    ),
 ]
 Weights = Annotated[
     str,

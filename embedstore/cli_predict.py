@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedstore import cli_names
 from embedstore.cli_console import err, out, pairs, say, tell_failures
 from embedstore.errors import DataError
 
@@ -30,7 +31,9 @@ HeadFile = Annotated[
 BackboneName = Annotated[
     str,
     typer.Option(
-        "--backbone", help="NAME[@WEIGHTS] for new images; by default the probe's own by name."
+        "--backbone",
+        autocompletion=cli_names.backbones,
+        help="NAME[@WEIGHTS] for new images; by default the probe's own by name.",
     ),
 ]
 Column = Annotated[

@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from embedstore import cli_names
+
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store made by `extract`.")]
 Label = Annotated[str, typer.Option(help="The column to predict.")]
 HeadNames = Annotated[
     list[str] | None,
     typer.Option(
         "--head",
+        autocompletion=cli_names.heads,
         help="logistic, mlp, knn, ordinal, …, FILE.py:CLASS, or any scikit-learn classifier: "
         "sklearn.svm:LinearSVC. Several times for several.",
     ),

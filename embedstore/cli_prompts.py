@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedstore import cli_names
 from embedstore.cli_console import err, out, say
 from embedstore.cli_examples import examples
 from embedstore.errors import UsageError
@@ -24,7 +25,14 @@ app = typer.Typer(
     epilog=examples("prompts"),
     no_args_is_help=True,
 )
-Set = Annotated[str, typer.Argument(metavar="SET", help="A built-in set, or a .yaml or .csv file.")]
+Set = Annotated[
+    str,
+    typer.Argument(
+        metavar="SET",
+        autocompletion=cli_names.prompt_sets,
+        help="A built-in set, or a .yaml or .csv file.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

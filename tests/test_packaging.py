@@ -69,6 +69,7 @@ LAYERS = [
     {"audit", "retrieval"},
     {"study"},
     {"report"},
+    {"cli_names"},
     {
         "cli_examples",
         "cli_finetune_options",
