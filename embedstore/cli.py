@@ -34,6 +34,7 @@ from embedstore import (
     cli_view,
 )
 from embedstore.cli_console import err, out, say, tell_failures
+from embedstore.cli_examples import examples
 from embedstore.errors import EmbedstoreError, ManifestError
 from embedstore.places import place
 
@@ -44,47 +45,46 @@ app = typer.Typer(
     help="Frozen embeddings of medical images in plain Zarr, and honest probes on them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.add_typer(cli_backbones.app, name="backbones")
 app.add_typer(cli_prompts.app, name="prompts")
-cli_prompts.app.command()(cli_prompts_bench.bench)
-cli_prompts.app.command()(cli_prompts_bench.use)
+cli_prompts.app.command(epilog=examples("prompts bench"))(cli_prompts_bench.bench)
+cli_prompts.app.command(epilog=examples("prompts use"))(cli_prompts_bench.use)
 StorePath = Annotated[
     Path, typer.Argument(metavar="STORE", help="A store made by `extract`.", parser=place)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-@app.callback()
+@app.callback(epilog=examples(""))
 def options(
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
 ) -> None:
     """Frozen embeddings of medical images in plain Zarr, and honest probes on them."""
 
 
-app.command(cls=cli_extract.Command)(cli_extract.extract)
-app.command()(cli_probe.probe)
-app.command()(cli_finetune.finetune)
-app.command()(cli_study.study)
-app.command()(cli_audit.audit)
-app.command()(cli_predict.predict)
-app.command()(cli_retrieve.retrieve_eval)
-app.command()(cli_split.split)
-app.command()(cli_search.index)
-app.command()(cli_search.search)
-app.command()(cli_serve.serve)
-app.command()(cli_view.view)
-app.command()(cli_check.check)
-app.command()(cli_export.export)
-app.command()(cli_change.update)
-app.command()(cli_change.delete)
-app.command()(cli_change.compact)
-app.command()(cli_change.merge)
-app.command()(cli_copy.copy)
+app.command(cls=cli_extract.Command, epilog=examples("extract"))(cli_extract.extract)
+app.command(epilog=examples("probe"))(cli_probe.probe)
+app.command(epilog=examples("finetune"))(cli_finetune.finetune)
+app.command(epilog=examples("study"))(cli_study.study)
+app.command(epilog=examples("audit"))(cli_audit.audit)
+app.command(epilog=examples("predict"))(cli_predict.predict)
+app.command(epilog=examples("retrieve-eval"))(cli_retrieve.retrieve_eval)
+app.command(epilog=examples("split"))(cli_split.split)
+app.command(epilog=examples("index"))(cli_search.index)
+app.command(epilog=examples("search"))(cli_search.search)
+app.command(epilog=examples("serve"))(cli_serve.serve)
+app.command(epilog=examples("view"))(cli_view.view)
+app.command(epilog=examples("check"))(cli_check.check)
+app.command(epilog=examples("export"))(cli_export.export)
+app.command(epilog=examples("update"))(cli_change.update)
+app.command(epilog=examples("delete"))(cli_change.delete)
+app.command(epilog=examples("compact"))(cli_change.compact)
+app.command(epilog=examples("merge"))(cli_change.merge)
+app.command(epilog=examples("copy"))(cli_copy.copy)
 
 
-@app.command()
+@app.command(epilog=examples("info"))
 def info(store: StorePath, as_json: AsJson = False) -> None:
     """Show what a store holds and where it came from."""
     from embedstore.report.table import info_table, label_table
@@ -106,7 +106,7 @@ def info(store: StorePath, as_json: AsJson = False) -> None:
     tell_failures(failures)
 
 
-@app.command()
+@app.command(epilog=examples("phantoms"))
 def phantoms(
     folder: Annotated[Path, typer.Argument(help="Where to put them.")],
     patients: Annotated[int, typer.Option(help="Four films each.", min=1)] = 40,

@@ -11,13 +11,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from embedstore import cli_names
+from embedstore.cli_examples import examples
 from embedstore.errors import BackboneError
 
 app = typer.Typer(
     help="Backbones: list, show, and carry to a machine without internet.",
+    epilog=examples("backbones"),
     no_args_is_help=True,
 )
-Name = Annotated[str, typer.Argument(metavar="NAME", help="As for `extract --backbone`.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", autocompletion=cli_names.backbones, help="As for `extract --backbone`."
+    ),
+]
 To = Annotated[Path, typer.Option("--to", metavar="DIR", help="A new folder.")]
 
 
@@ -25,7 +33,7 @@ def _console() -> Console:
     return Console(soft_wrap=True, highlight=False)
 
 
-@app.command("list")
+@app.command("list", epilog=examples("backbones list"))
 def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -46,7 +54,7 @@ def list_(
     _console().print(table)
 
 
-@app.command()
+@app.command(epilog=examples("backbones show"))
 def show(name: Name) -> None:
     """Load a backbone and print what is known of it, and its Spec, as JSON."""
     from dataclasses import asdict
@@ -59,7 +67,7 @@ def show(name: Name) -> None:
     print(json.dumps({"key": spec.key, **known, **spec.to_dict()}, indent=2))
 
 
-@app.command()
+@app.command(epilog=examples("backbones pull"))
 def pull(name: Name, to: To) -> None:
     """Download the files of a backbone's hub page."""
     from embedstore.backbones.catalogue import pull as fetch
@@ -67,7 +75,7 @@ def pull(name: Name, to: To) -> None:
     _console().print(f"{fetch(name, to)}: use it with --backbone {to}")
 
 
-@app.command()
+@app.command(epilog=examples("backbones bundle"))
 def bundle(name: Name, to: To) -> None:
     """Write one folder with all a backbone needs, checksums and golden values."""
     from embedstore.backbones.bundle import bundle as write
@@ -79,7 +87,7 @@ def bundle(name: Name, to: To) -> None:
     )
 
 
-@app.command()
+@app.command(epilog=examples("backbones verify"))
 def verify(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle.")]) -> None:
     """Prove that a bundle gives the same numbers here, or say which part does not."""
     from embedstore.backbones.verify import verify as check

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from embedstore import cli_names
 from embedstore.places import place
 
 Source = Annotated[
@@ -19,7 +20,11 @@ Source = Annotated[
     ),
 ]
 Backbone = Annotated[
-    str, typer.Option(help="NAME[@WEIGHTS] or a model folder; of a store, the name it has there.")
+    str,
+    typer.Option(
+        autocompletion=cli_names.backbones,
+        help="NAME[@WEIGHTS] or a model folder; of a store, the name it has there.",
+    ),
 ]
 Weights = Annotated[
     str,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from embedstore import cli_names
 from embedstore.places import place
 
 Manifest = Annotated[
@@ -24,8 +25,9 @@ StoreOption = Annotated[
 Backbone = Annotated[
     list[str] | None,
     typer.Option(
+        autocompletion=cli_names.backbones,
         help="NAME[@WEIGHTS] or a model folder, several times for several: biomedclip, "
-        "convnext_tiny, timm:MODEL, open_clip:MODEL@TAG, statistics; @FILE or @random."
+        "convnext_tiny, timm:MODEL, open_clip:MODEL@TAG, statistics; @FILE or @random.",
     ),
 ]
 Recipe = Annotated[str, typer.Option(help="Preprocessing: mammography, plain, molina2025.")]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedstore import cli_names
 from embedstore.cli_console import err, out, pairs, say, tell_failures
 from embedstore.errors import DataError
 from embedstore.places import place
@@ -28,12 +29,15 @@ Source = Annotated[
     ),
 ]
 HeadFile = Annotated[
-    str, typer.Option("--head", help="FILE.py:CLASS, for a probe whose head came from a file.")
+    str,
+    typer.Option("--head", help="FILE.py:CLASS or MODULE:CLASS, for a probe whose head is that."),
 ]
 BackboneName = Annotated[
     str,
     typer.Option(
-        "--backbone", help="NAME[@WEIGHTS] for new images; by default the probe's own by name."
+        "--backbone",
+        autocompletion=cli_names.backbones,
+        help="NAME[@WEIGHTS] for new images; by default the probe's own by name.",
     ),
 ]
 Column = Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from embedstore import cli_names
 from embedstore.places import place
 
 StorePath = Annotated[
@@ -17,6 +18,7 @@ HeadNames = Annotated[
     list[str] | None,
     typer.Option(
         "--head",
+        autocompletion=cli_names.heads,
         help="logistic, mlp, knn, ordinal, …, FILE.py:CLASS, or any scikit-learn classifier: "
         "sklearn.svm:LinearSVC. Several times for several.",
     ),

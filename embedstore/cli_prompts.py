@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedstore import cli_names
 from embedstore.cli_console import err, out, say
+from embedstore.cli_examples import examples
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,13 +22,21 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Prompt sets: classes in many words, for zero-shot and text heads.",
+    epilog=examples("prompts"),
     no_args_is_help=True,
 )
-Set = Annotated[str, typer.Argument(metavar="SET", help="A built-in set, or a .yaml or .csv file.")]
+Set = Annotated[
+    str,
+    typer.Argument(
+        metavar="SET",
+        autocompletion=cli_names.prompt_sets,
+        help="A built-in set, or a .yaml or .csv file.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.command("list")
+@app.command("list", epilog=examples("prompts list"))
 def list_(as_json: AsJson = False) -> None:
     """List the prompt sets that come with embedstore."""
     from rich.table import Table
@@ -58,7 +68,7 @@ def list_(as_json: AsJson = False) -> None:
     out.print(table)
 
 
-@app.command()
+@app.command(epilog=examples("prompts show"))
 def show(name: Set) -> None:
     """Print a prompt set as it is written: a start for one of your own."""
     from embedstore.prompts.reading import read_text
@@ -67,7 +77,7 @@ def show(name: Set) -> None:
     print(read_text(path_of(name)), end="")
 
 
-@app.command()
+@app.command(epilog=examples("prompts expand"))
 def expand(
     name: Set,
     label_values: Annotated[

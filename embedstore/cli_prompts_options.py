@@ -7,9 +7,15 @@ from typing import Annotated
 
 import typer
 
+from embedstore import cli_names
+
 Sets = Annotated[
     list[str],
-    typer.Option("--set", help="A built-in prompt set, or a .yaml or .csv file; several compete."),
+    typer.Option(
+        "--set",
+        autocompletion=cli_names.prompt_sets,
+        help="A built-in prompt set, or a .yaml or .csv file; several compete.",
+    ),
 ]
 Backbone = Annotated[
     str, typer.Option(help="Name or key; needed where several in the store have a text side.")

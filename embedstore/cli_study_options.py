@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from embedstore import cli_names
+
 Source = Annotated[
     Path,
     typer.Argument(
@@ -36,13 +38,21 @@ Title = Annotated[str, typer.Option(help="Of the page.")]
 Backbones = Annotated[
     list[str] | None, typer.Option("--backbone", help="Name or key; of a store, all by default.")
 ]
-Heads = Annotated[list[str] | None, typer.Option("--head", help="As for `probe`.")]
+Heads = Annotated[
+    list[str] | None, typer.Option("--head", autocompletion=cli_names.heads, help="As for `probe`.")
+]
 Prompts = Annotated[
     list[str] | None,
     typer.Option(metavar="BACKBONE=SET", help="A prompt set on the vectors of a backbone."),
 ]
 Finetunes = Annotated[
-    list[str] | None, typer.Option("--finetune", metavar="BACKBONE", help="To be fine-tuned.")
+    list[str] | None,
+    typer.Option(
+        "--finetune",
+        autocompletion=cli_names.backbones,
+        metavar="BACKBONE",
+        help="To be fine-tuned.",
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

@@ -19,6 +19,8 @@ def read_root(path: Path) -> dict[str, Any]:
     try:
         root: dict[str, Any] = json.loads((path / "zarr.json").read_bytes())
         version = root["attributes"]["embedstore"]["format"]
+        names = root["consolidated_metadata"]["metadata"] if version == FORMAT else {}
+        outside = [n for n in map(str, names) if ".." in n.split("/") or n.startswith("/")]
     except FileNotFoundError as error:
         trouble = "is not an embedstore store" if path.exists() else "no such store"
         raise StoreError(f"{path}: {trouble}; make one with `embedstore extract`") from error
@@ -30,6 +32,8 @@ def read_root(path: Path) -> dict[str, Any]:
         raise StoreError(
             f"{path}: store format {version}, {FORMAT} is read here; extract into a new store"
         )
+    if outside:  # files are read and written where an array is called
+        raise StoreError(f"{path}: names an array outside of it, {outside[0]!r}; do not use it")
     return root
 
 

@@ -109,8 +109,8 @@ def refuse_place(folder: Path, force: bool) -> None:
 def load(folder: Path | str, head: str = "") -> SavedProbe:
     """Load what `SavedProbe.save` wrote.
 
-    `head` is where its class is now, needed for one that came from a file: no code is run because
-    a folder says so.
+    `head` is where its class is now, needed for one that came from a file or a module other than
+    scikit-learn's: no code is run because a folder says so.
 
     Raises
     ------
@@ -126,6 +126,8 @@ def load(folder: Path | str, head: str = "") -> SavedProbe:
         name = head or described["head"]
         if ".py:" in name and not head:
             raise UsageError(f"{folder}: its head came from a file: give --head FILE.py:CLASS")
+        if ":" in name and not head and not name.startswith("sklearn."):
+            raise UsageError(f"{folder}: its head is {name}: if you trust that, give --head {name}")
         (made,) = load_heads([name])
         fitted = made(**described["parameters"])
         _put_together(fitted, described["state"], arrays)

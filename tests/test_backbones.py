@@ -13,7 +13,7 @@ import open_clip
 import pytest
 import timm
 import torch
-from hub_folders import biomedclip_like, close, reference, write_tokenizer
+from hub_folders import BERT, biomedclip_like, close, reference, write_tokenizer
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -250,6 +250,29 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     for name in (str(folder), f"timm:convnext_atto@{tmp_path / 'w.pt'}"):
         with pytest.raises(BackboneError, match="pickle"):
             load_backbone(name)
+    assert not marker.exists()
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("side", ["tokenizer", "text tower"])
+def test_a_folder_s_own_code_is_not_run(tmp_path: Path, side: str) -> None:
+    folder, marker = biomedclip_like(tmp_path / "hub"), tmp_path / "ran"
+    code = "import pathlib, transformers\n"
+    (folder / "own.py").write_text(f"{code}pathlib.Path({str(marker)!r}).touch()\n")
+    file = folder / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
+    file.write_text(json.dumps(config))
+    if side == "tokenizer":
+        said = json.loads((folder / "tokenizer_config.json").read_text())
+        said |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
+        (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    else:
+        own = {"AutoConfig": "own.Own", "AutoModel": "own.Own"}
+        said = {**BERT, "model_type": "own", "trust_remote_code": True, "auto_map": own}
+        (folder / "config.json").write_text(json.dumps(said))
+    with pytest.raises(BackboneError, match="hub: "):
+        load_backbone(str(folder))
     assert not marker.exists()
 
 

@@ -66,6 +66,7 @@ def test_the_guides_backbone_is_a_backbone() -> None:
     [
         "README.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
         *("docs/store.md", "docs/offline.md", "docs/dicom.md", "docs/python.md"),
         *("docs/extraction.md", "docs/probes.md", "docs/scores.md", "docs/audit.md"),
         *("docs/splits.md", "docs/prompts.md"),

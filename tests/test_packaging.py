@@ -6,12 +6,15 @@ import ast
 import json
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.metadata import Metadata
+from trove_classifiers import classifiers
 
 import embedstore
 
@@ -70,7 +73,9 @@ LAYERS = [
     {"audit", "retrieval"},
     {"study"},
     {"report"},
+    {"cli_names"},
     {
+        "cli_examples",
         "cli_finetune_options",
         "cli_options",
         "cli_probe_options",
@@ -222,15 +227,65 @@ def test_a_plug_in_of_another_package_is_found_and_a_clash_names_both(tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel out of an sdist, as an index would serve it."""
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build an sdist, and the wheel out of it, as an index would serve it."""
     out = tmp_path_factory.mktemp("dist")
     subprocess.run(
         [sys.executable, "-m", "build", "-q", "--no-isolation", "-o", str(out), str(ROOT)],
         check=True,
         capture_output=True,
     )
-    return next(out.glob("*.whl"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    return next(dist.glob("*.whl"))
+
+
+def test_an_index_would_take_both(dist: Path) -> None:
+    command = [sys.executable, "-m", "twine", "check", "--strict", *map(str, dist.iterdir())]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+    assert run.stdout.count("PASSED") == 2
+
+
+def test_the_sdist_holds_what_a_packager_needs(dist: Path) -> None:
+    with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
+        inside = {m.name.partition("/")[2] for m in archive.getmembers() if m.isfile()}
+    folders = ("embedstore", "probes", "tests", "docs", "examples", "benchmarks")
+    ours = set().union(*map(tracked, folders))
+    ours |= {
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "MANIFEST.in",
+        "Makefile",
+    }
+    ours |= {
+        "README.md",
+        "SECURITY.md",
+        "cli.py",
+        "constraints.txt",
+        "mkdocs.yml",
+        "pyproject.toml",
+    }
+    made = {"PKG-INFO", "setup.cfg"}
+    assert {name for name in inside if ".egg-info/" not in name} - made == ours
+
+
+def test_the_metadata_says_what_pyproject_says(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        said = Metadata.from_email(archive.read(name))
+    project = CONFIG["project"]
+    assert (said.license_expression, said.license_files) == ("Apache-2.0", ["LICENSE"])
+    assert str(said.requires_python) == project["requires-python"]
+    assert said.classifiers == project["classifiers"]
+    assert not set(said.classifiers) - set(classifiers)
+    assert said.description_content_type == "text/markdown"
+    assert said.description == (ROOT / "README.md").read_text()
 
 
 def tracked(folder: str) -> set[str]:

@@ -113,13 +113,17 @@ def test_what_only_pickle_could_keep_is_not_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "p").exists()
 
 
-def test_no_code_runs_because_a_folder_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["file", "module"])
+def test_no_code_runs_because_a_folder_says_so(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     embeddings = cohort(seed=2)
     probe = saved(embeddings, load_heads(["sklearn.naive_bayes:GaussianNB"])[0])
     probe.save(tmp_path / "p")
     described = json.loads((tmp_path / "p/probe.json").read_text())
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    described["head"] = f"{tmp_path}/evil.py:Evil"
+    monkeypatch.syspath_prepend(tmp_path)
+    described["head"] = f"{tmp_path}/evil.py:Evil" if where == "file" else "evil:Evil"
     (tmp_path / "p/probe.json").write_text(json.dumps(described))
     with pytest.raises(UsageError, match="give --head"):
         load(tmp_path / "p")

@@ -13,7 +13,9 @@ import pytest
 import tensorstore
 import zarr
 
+from embedstore.check import repair
 from embedstore.chunks import Layout, read_chunk, read_rows
+from embedstore.delete import compact
 from embedstore.errors import SpecMismatch, StoreBusy, StoreError, UsageError
 from embedstore.store import Failure, Store
 from embedstore.types import Recipe, Sample, Spec
@@ -291,6 +293,19 @@ def test_a_later_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s.zarr" / "zarr.json").write_text(json.dumps(root))
     with pytest.raises(StoreError, match="store format 99"):
         Store.open(tmp_path / "s.zarr")
+
+
+@pytest.mark.parametrize("name", ["samples/labels/../../../out", "/tmp/embedstore-out", ".."])
+def test_a_store_that_names_arrays_outside_of_it_is_refused(tmp_path: Path, name: str) -> None:
+    filled(tmp_path / "s.zarr")
+    root = json.loads((tmp_path / "s.zarr" / "zarr.json").read_text())
+    arrays = root["consolidated_metadata"]["metadata"]
+    arrays[name] = arrays["samples/view"]
+    (tmp_path / "s.zarr" / "zarr.json").write_text(json.dumps(root))
+    for use in (Store.open, repair, compact, lambda path: Writer(path).__enter__()):
+        with pytest.raises(StoreError, match="outside"):
+            use(tmp_path / "s.zarr")
+    assert [p.name for p in tmp_path.iterdir() if p.name != "s.zarr.lock"] == ["s.zarr"]
 
 
 def test_an_image_that_failed_and_then_succeeded_is_no_failure(tmp_path: Path) -> None:

@@ -75,6 +75,10 @@ def self_contained(folder: Path) -> Iterator[Path]:
             (copy / "text" / "config.json").write_text(json.dumps(bert))
             text["hf_model_name"] = str(copy / "text")
             text["hf_tokenizer_name"] = str(copy)
+        if text.get("hf_tokenizer_name"):  # or transformers runs Python that the folder brings
+            text["tokenizer_kwargs"] = text.get("tokenizer_kwargs", {}) | {
+                "trust_remote_code": False
+            }
         config["model_cfg"].get("vision_cfg", {})["timm_model_pretrained"] = False
         (copy / CONFIG).write_text(json.dumps(config))
         yield copy
@@ -114,6 +118,7 @@ def text_config(folder: Path, weights: Path, name: str) -> dict[str, Any]:
     if file.is_file():
         config: dict[str, Any] = json.loads(file.read_text())
         if "model_type" in config:
+            config.pop("auto_map", None)  # names code of the folder's, which is not to be run
             return config
     shapes = tensor_shapes(weights)
     try:
