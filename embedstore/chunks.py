@@ -31,7 +31,7 @@ CHUNK_BYTES = 4 << 20
 TEXT_ROWS = 8192
 TEMPORARY = ".writing-"
 _CHECKSUM = 4  # bytes
-_DIFFERS = "checksum differs; the file was damaged after it was written"
+DIFFERS = "checksum differs; the file was damaged after it was written"
 # with two, the chunks that a reader of the last commit but one has still to open would be
 # overwritten before the commit that tells it so
 _KEYS = (("default", "/"), ("default", "."), ("v2", "."))
@@ -126,7 +126,7 @@ def read_chunk(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
     Raises
     ------
     StoreError
-        The file is missing, cut or changed.
+        The file is missing, cut or changed, or of another array.
     """
     file = layout.chunk_file(root, chunk)
     try:
@@ -135,14 +135,24 @@ def read_chunk(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
         raise StoreError(f"{file}: a chunk of the store is missing") from error
     body, stored = data[:-_CHECKSUM], data[-_CHECKSUM:]
     if _checksum(body) != stored:
-        raise StoreError(f"{file}: {_DIFFERS}")
-    if layout.dtype == "string":
-        from numcodecs.vlen import VLenUTF8
+        raise StoreError(f"{file}: {DIFFERS}")
+    try:
+        block = _decoded(layout, body)
+    except ValueError as error:
+        raise StoreError(f"{file}: is no chunk of {layout.name}: {error}") from error
+    return block
 
-        return np.asarray(VLenUTF8().decode(body), dtype=object)
-    return np.frombuffer(body, dtype=np.dtype(layout.dtype).newbyteorder("<")).reshape(
-        -1, *layout.row
-    )
+
+def _decoded(layout: Layout, body: bytes) -> NDArray[Any]:
+    rows = layout.chunk_rows
+    if layout.dtype != "string":
+        numbers = np.frombuffer(body, dtype=np.dtype(layout.dtype).newbyteorder("<"))
+        return numbers.reshape(rows, *layout.row)
+    if int.from_bytes(body[:4], "little") != rows:
+        raise ValueError(f"not of {rows} texts")
+    from numcodecs.vlen import VLenUTF8
+
+    return np.asarray(VLenUTF8().decode(body), dtype=object)
 
 
 def no_rows(layout: Layout) -> NDArray[Any]:
@@ -212,7 +222,7 @@ def _map(root: Path, layout: Layout, chunk: int, verify: bool) -> NDArray[Any]:
     except ValueError as error:
         raise StoreError(f"{file}: the chunk is cut short") from error
     if verify and _checksum(data[:size]) != data[size:].tobytes():
-        raise StoreError(f"{file}: {_DIFFERS}")
+        raise StoreError(f"{file}: {DIFFERS}")
     return data[:size].view(dtype).reshape(shape)
 
 

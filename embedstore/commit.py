@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embedstore.chunks import Layout
 from embedstore.errors import StoreError
 
 FORMAT = 3
+COPY = "put it back from a copy of the store"
 
 
 def read_root(path: Path) -> dict[str, Any]:
@@ -23,13 +26,39 @@ def read_root(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: {trouble}; make one with `embedstore extract`") from error
     except NotADirectoryError as error:
         raise StoreError(f"{path}: is a file, not a store") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{path}: a Zarr folder that embedstore did not make") from error
     if version != FORMAT:
         raise StoreError(
             f"{path}: store format {version}, {FORMAT} is read here; extract into a new store"
         )
+    _refuse_damaged(path, root)
     return root
+
+
+def damaged(path: Path, what: str) -> StoreError:
+    """Return the error of a root ``zarr.json`` that says what no commit writes."""
+    return StoreError(
+        f"{path / 'zarr.json'}: damaged: what it says of {what} is not what embedstore writes; "
+        f"{COPY}"
+    )
+
+
+def _refuse_damaged(path: Path, root: Mapping[str, Any]) -> None:
+    """Refuse a root by which no array could be found or read."""
+    name = "the store"
+    try:
+        if type(root["attributes"]["embedstore"]["commit"]) is not int:
+            raise TypeError
+        for name, metadata in root["consolidated_metadata"]["metadata"].items():
+            if metadata["node_type"] != "array":
+                continue
+            layout, rows = layout_of(name, metadata), metadata["shape"][0]
+            known = layout.dtype == "string" or np.dtype(layout.dtype).kind in "iuf"
+            if not known or any(type(n) is not int or n < 0 for n in (rows, *layout.row)):
+                raise ValueError
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise damaged(path, name) from error
 
 
 def layout_of(name: str, metadata: Mapping[str, Any]) -> Layout:
