@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from embedstore.chunks import Layout
 from embedstore.errors import StoreError
 
 FORMAT = 3
+_MOST_ROWS, _MOST_VALUES = 2**40, 2**28  # of an array, of a row; what is more is damage
 COPY = "put it back from a copy of the store"
 
 
@@ -56,6 +58,8 @@ def _refuse_damaged(path: Path, root: Mapping[str, Any]) -> None:
             layout, rows = layout_of(name, metadata), metadata["shape"][0]
             known = layout.dtype == "string" or np.dtype(layout.dtype).kind in "iuf"
             if not known or any(type(n) is not int or n < 0 for n in (rows, *layout.row)):
+                raise ValueError
+            if rows > _MOST_ROWS or math.prod(layout.row) > _MOST_VALUES:
                 raise ValueError
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise damaged(path, name) from error

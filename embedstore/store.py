@@ -119,6 +119,7 @@ class Store(Arrays):
             specs = {key: Spec.from_dict(entry["spec"]) for key, entry in entries.items()}
             made = {key: dict(entry["provenance"]) for key, entry in entries.items()}
             for key, spec in specs.items():
+                hash(spec)  # which a list in place of a text has not
                 vectors = arrays[f"embeddings/{key}/vectors"]
                 if (vectors["data_type"], vectors["shape"][1:]) != (spec.dtype, [spec.dim]):
                     raise ValueError(spec)

@@ -28,8 +28,6 @@ import vector_stores
 
 from embedstore import chunks, privacy, split_files
 from embedstore.archive import read_archive
-from embedstore.backbones.bundle import NOTE, read_note
-from embedstore.backbones.folder import CONFIG, read_config
 from embedstore.check import check
 from embedstore.commit import layout_of
 from embedstore.errors import EmbedstoreError
@@ -45,7 +43,6 @@ from embedstore.saved_index import load as load_index
 from embedstore.splits import kfold
 from embedstore.store import Store
 from embedstore.study.plan import read as read_study
-from embedstore.texts import read_prompts
 from embedstore.update import update
 from embedstore.where import parse
 
@@ -382,12 +379,12 @@ def _prompts(suffix: str) -> Read:
 
 
 def _yaml_seeds() -> list[bytes]:
-    from test_prompt_sets import SMALL
-
-    return [SMALL.encode(), *(path_of(name).read_bytes() for name in built_in())]
+    return [path_of(name).read_bytes() for name in built_in()]
 
 
 def _sentences(data: bytes, folder: Path) -> None:
+    from embedstore.texts import read_prompts
+
     read_prompts(_put(folder, "prompts.txt", data))
 
 
@@ -435,11 +432,15 @@ def _where_seeds() -> list[bytes]:
 
 
 def _note(data: bytes, folder: Path) -> None:
+    from embedstore.backbones.bundle import NOTE, read_note  # torch, which the others do not need
+
     _put(folder, NOTE, data)
     read_note(folder)
 
 
 def _config(data: bytes, folder: Path) -> None:
+    from embedstore.backbones.folder import CONFIG, read_config
+
     _put(folder, CONFIG, data)
     read_config(folder)
 

@@ -291,7 +291,11 @@ def test_metadata_that_runs_ahead_is_damage_and_behind_is_not(path: Path) -> Non
     assert (kinds(check(path)), check(path).damage) == (["behind"], [])
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "{}", '{"node_type": "array"}', "null"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '"x"', "{}", '{"node_type": "array"}', "null"]
+    + ['{"node_type": "array", "shape": 7}'],
+)
 def test_metadata_that_is_none_is_damage_and_the_next_run_heals_it(path: Path, text: str) -> None:
     (path / EMBEDDINGS / "vectors" / "zarr.json").write_text(text)
     (found,) = check(path).findings
