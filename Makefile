@@ -1,12 +1,14 @@
 # make demo: the main job on synthetic mammograms, nothing downloaded but packages
 # make test: the suite        make check: what .ci/run runs: lint, types, suite
+# make fuzz: every reader on damaged input, N seconds each (60)
+# make mutants: the scores', splits' and commits' tests against changed code, for N seconds (1500)
 # make docs: the documents as pages in build/docs, which open without a server or a network
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test check lint docs clean
+.PHONY: demo test check lint fuzz mutants docs clean
 
 demo: .venv/installed
 	$(BIN)/embedstore phantoms $(DEMO)/films --patients 60 --size 384
@@ -27,6 +29,15 @@ lint: .venv/installed-test
 
 check: lint test
 
+fuzz: .venv/installed-test
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[fuzz]"
+	nice $(BIN)/python fuzz/fuzz.py --seconds $(or $(N),60)
+
+mutants: .venv/installed-test
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[mutants]"
+	-timeout $(or $(N),1500) nice $(BIN)/mutmut run --max-children 2
+	$(BIN)/mutmut results
+
 docs: .venv/installed-test
 	$(BIN)/mkdocs build --site-dir build/docs
 
@@ -40,4 +51,4 @@ docs: .venv/installed-test
 	touch $@
 
 clean:
-	rm -rf .venv $(DEMO) build dist *.egg-info
+	rm -rf .venv $(DEMO) build mutants dist *.egg-info

@@ -37,7 +37,7 @@ TEMPORARY = ".writing-"
 FETCHED_BYTES = 256 << 20
 """Of chunks fetched from object storage, kept for the next rows that are asked for."""
 _CHECKSUM = 4  # bytes
-_DIFFERS = "checksum differs; the file was damaged after it was written"
+DIFFERS = "checksum differs; the file was damaged after it was written"
 # with two, the chunks that a reader of the last commit but one has still to open would be
 # overwritten before the commit that tells it so
 _KEYS = (("default", "/"), ("default", "."), ("v2", "."))
@@ -144,7 +144,7 @@ def read_chunk(root: Path, layout: Layout, chunk: int) -> NDArray[Any]:
     Raises
     ------
     StoreError
-        The file is missing, cut or changed.
+        The file is missing, cut or changed, or of another array.
     """
     return read_sized(root, layout, chunk)[0]
 
@@ -164,13 +164,24 @@ def read_sized(root: Path, layout: Layout, chunk: int) -> tuple[NDArray[Any], in
         raise StoreError(f"{file}: a chunk of the store is missing") from error
     body, stored = data[:-_CHECKSUM], data[-_CHECKSUM:]
     if _checksum(body) != stored:
-        raise StoreError(f"{file}: {_DIFFERS}")
-    if layout.dtype == "string":
-        from numcodecs.vlen import VLenUTF8
+        raise StoreError(f"{file}: {DIFFERS}")
+    try:
+        block = _decoded(layout, body)
+    except ValueError as error:
+        raise StoreError(f"{file}: is no chunk of {layout.name}: {error}") from error
+    return block, len(data)
 
-        return np.asarray(VLenUTF8().decode(body), dtype=object), len(data)
-    numbers = np.frombuffer(body, dtype=np.dtype(layout.dtype).newbyteorder("<"))
-    return numbers.reshape(-1, *layout.row), len(data)
+
+def _decoded(layout: Layout, body: bytes) -> NDArray[Any]:
+    rows = layout.chunk_rows
+    if layout.dtype != "string":
+        numbers = np.frombuffer(body, dtype=np.dtype(layout.dtype).newbyteorder("<"))
+        return numbers.reshape(rows, *layout.row)
+    if int.from_bytes(body[:4], "little") != rows:
+        raise ValueError(f"not of {rows} texts")
+    from numcodecs.vlen import VLenUTF8
+
+    return np.asarray(VLenUTF8().decode(body), dtype=object)
 
 
 def no_rows(layout: Layout) -> NDArray[Any]:
@@ -279,7 +290,7 @@ def _map(root: Path, layout: Layout, chunk: int, verify: bool) -> NDArray[Any]:
     except ValueError as error:
         raise StoreError(f"{file}: the chunk is cut short") from error
     if verify and _checksum(data[:size]) != data[size:].tobytes():
-        raise StoreError(f"{file}: {_DIFFERS}")
+        raise StoreError(f"{file}: {DIFFERS}")
     return data[:size].view(dtype).reshape(shape)
 
 

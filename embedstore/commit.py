@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from embedstore.chunks import Layout
 from embedstore.errors import StoreError
 from embedstore.places import ObjectPlace
 
 FORMAT = 3
+_MOST_ROWS, _MOST_VALUES = 2**40, 2**28  # of an array, of a row; what is more is damage
+COPY = "put it back from a copy of the store"
 
 
 def read_root(path: Path) -> dict[str, Any]:
@@ -26,7 +31,7 @@ def read_root(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: {trouble}; make one with `embedstore extract`") from error
     except NotADirectoryError as error:
         raise StoreError(f"{path}: is a file, not a store") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{path}: a Zarr folder that embedstore did not make") from error
     if version != FORMAT:
         raise StoreError(
@@ -34,7 +39,35 @@ def read_root(path: Path) -> dict[str, Any]:
         )
     if outside:  # files are read and written where an array is called
         raise StoreError(f"{path}: names an array outside of it, {outside[0]!r}; do not use it")
+    _refuse_damaged(path, root)
     return root
+
+
+def damaged(path: Path, what: str) -> StoreError:
+    """Return the error of a root ``zarr.json`` that says what no commit writes."""
+    return StoreError(
+        f"{path / 'zarr.json'}: damaged: what it says of {what} is not what embedstore writes; "
+        f"{COPY}"
+    )
+
+
+def _refuse_damaged(path: Path, root: Mapping[str, Any]) -> None:
+    """Refuse a root by which no array could be found or read."""
+    name = "the store"
+    try:
+        if type(root["attributes"]["embedstore"]["commit"]) is not int:
+            raise TypeError
+        for name, metadata in root["consolidated_metadata"]["metadata"].items():
+            if metadata["node_type"] != "array":
+                continue
+            layout, rows = layout_of(name, metadata), metadata["shape"][0]
+            known = layout.dtype == "string" or np.dtype(layout.dtype).kind in "iuf"
+            if not known or any(type(n) is not int or n < 0 for n in (rows, *layout.row)):
+                raise ValueError
+            if rows > _MOST_ROWS or math.prod(layout.row) > _MOST_VALUES:
+                raise ValueError
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise damaged(path, name) from error
 
 
 def layout_of(name: str, metadata: Mapping[str, Any]) -> Layout:

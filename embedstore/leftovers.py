@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedstore.chunks import TEMPORARY, Layout
-from embedstore.commit import layout_of
-from embedstore.errors import StoreError
+from embedstore.commit import damaged, layout_of
 from embedstore.lock import is_left, lock_of, writer_of
 from embedstore.places import files_below, is_remote, remove
 from embedstore.saved_index import FOLDER, in_use
 from embedstore.store import Store
 
-COPY = "put it back from a copy of the store"
 _LEFT = "left by a stopped run"
 _OLD = "of an earlier commit, or left by a stopped run"
 _LEAVE = "harmless, --repair removes it"
@@ -71,21 +69,13 @@ class Checked:
 
 def open_store(path: Path) -> Store:
     """Open a store, and make sure that its root describes arrays as embedstore does."""
-    name = ""
-    try:
-        store = Store.open(path)
-        for name, metadata in store.arrays.items():
-            if metadata["node_type"] == "array":
-                rows = store.rows(name)
-                if rows < 0 or layout_of(name, metadata).metadata(rows) != metadata:
-                    raise ValueError(name)
-            elif metadata["node_type"] != "group":
-                raise ValueError(name)
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        what = f"what it says of {name}" if name else "what it says of the store"
-        raise StoreError(
-            f"{path / 'zarr.json'}: damaged: {what} is not what embedstore writes; {COPY}"
-        ) from error
+    store = Store.open(path)
+    for name, metadata in store.arrays.items():
+        if metadata["node_type"] == "array":
+            if layout_of(name, metadata).metadata(store.rows(name)) != metadata:
+                raise damaged(path, name)
+        elif metadata["node_type"] != "group":
+            raise damaged(path, name)
     return store
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.chunks import write_whole
-from embedstore.commit import as_json
+from embedstore.commit import COPY, as_json
 from embedstore.errors import StoreError
-from embedstore.leftovers import COPY
 from embedstore.store import Store
 
 _AGAIN = "the next `embedstore extract` writes it anew"
@@ -51,7 +50,8 @@ def metadata_trouble(own: Any, root: Mapping[str, Any]) -> tuple[str, str, str]:
         return "metadata", "damaged; the root zarr.json has it", _AGAIN
     if own["node_type"] == "group":
         return "", "", ""
-    ours, theirs = own.get("shape") or [-1], root["shape"]
+    shape, theirs = own.get("shape"), root["shape"]
+    ours = shape if isinstance(shape, list) and shape else [-1]
     if _rewrites(own) < _rewrites(root):
         return "behind", "describes the array before it was written anew", f"harmless, {_AGAIN}"
     if _rewrites(own) > _rewrites(root):

@@ -30,6 +30,8 @@ from embedstore.types import Embeddings, Report, Spec
 
 FORMAT = 1
 _JSON, _ARRAYS = "probe.json", "probe.safetensors"
+_DAMAGED = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
+"""What values of other kinds than `SavedProbe.save` writes come to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ def load(folder: Path | str, head: str = "") -> SavedProbe:
         (made,) = load_heads([name])
         fitted = made(**described["parameters"])
         _put_together(fitted, described["state"], arrays)
+        if not set(np.asarray(fitted.classes_).tolist()) <= set(range(len(described["classes"]))):
+            raise ValueError("its head knows other classes")
         return SavedProbe(
             name,
             Fitted(fitted, arrays["mean"], arrays["scale"]),
@@ -145,7 +149,7 @@ def load(folder: Path | str, head: str = "") -> SavedProbe:
         raise UsageError(
             f"{folder}: no saved probe; make one with `embedstore probe … --save {folder}`"
         ) from error
-    except (ValueError, KeyError, TypeError, SafetensorError, NotADirectoryError) as error:
+    except (*_DAMAGED, SafetensorError, NotADirectoryError) as error:
         raise UsageError(f"{folder}: not a saved probe, or damaged: {error}") from error
 
 

@@ -320,6 +320,10 @@ def read_made(store: Stored, spec: Spec) -> Made | None:
     try:
         said = json.loads(file.read_bytes())
         made = Made(**said)
+        if not isinstance(made.rewrites, dict) or not isinstance(made.sha256, dict):
+            raise TypeError("tables")
+        if {type(n) for n in (made.rows, made.samples, made.probes, made.widen)} != {int}:
+            raise TypeError("numbers")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError) as error:

@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from embedstore import blocks
 from embedstore.arrays import Arrays
 from embedstore.blocks import Blocks
-from embedstore.commit import read_root, stamp_of
+from embedstore.commit import damaged, read_root, stamp_of
 from embedstore.errors import DataError, StoreError, UsageError
 from embedstore.places import place
 from embedstore.types import Embeddings, Pixels, Recipe, Spec
@@ -114,16 +114,19 @@ class Store(Arrays):
         stamp = stamp_of(path)
         root = read_root(path)
         state = root["attributes"]["embedstore"]
-        entries = state["embeddings"]
-        return cls(
-            path,
-            root["consolidated_metadata"]["metadata"],
-            state["commit"],
-            {key: Spec.from_dict(entry["spec"]) for key, entry in entries.items()},
-            {key: entry["provenance"] for key, entry in entries.items()},
-            verify=verify,
-            _root=stamp,
-        )
+        arrays = root["consolidated_metadata"]["metadata"]
+        try:
+            entries = state["embeddings"]
+            specs = {key: Spec.from_dict(entry["spec"]) for key, entry in entries.items()}
+            made = {key: dict(entry["provenance"]) for key, entry in entries.items()}
+            for key, spec in specs.items():
+                hash(spec)  # which a list in place of a text has not
+                vectors = arrays[f"embeddings/{key}/vectors"]
+                if (vectors["data_type"], vectors["shape"][1:]) != (spec.dtype, [spec.dim]):
+                    raise ValueError(spec)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise damaged(path, "its embeddings") from error
+        return cls(path, arrays, state["commit"], specs, made, verify=verify, _root=stamp)
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
         """Pickle without what is mapped: another process maps the files for itself."""
