@@ -61,35 +61,13 @@ def test_the_guides_backbone_is_a_backbone() -> None:
     assert backbone.spec.dim == 3
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        *("docs/store.md", "docs/offline.md", "docs/dicom.md", "docs/python.md"),
-        *("docs/extraction.md", "docs/probes.md", "docs/scores.md", "docs/audit.md"),
-        *("docs/splits.md", "docs/prompts.md"),
-    ],
-)
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_every_link_leads_somewhere(document: str) -> None:
+    """Those of the other documents are looked at when the site is built."""
     text = (ROOT / document).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if "://" not in target:
             assert (ROOT / document).parent.joinpath(target).exists(), target
-
-
-def test_every_option_named_exists() -> None:
-    known = (ROOT / "docs" / "cli.md").read_text()
-    text = "".join(
-        (ROOT / name).read_text()
-        for name in (
-            "README.md",
-            *(f"docs/{n}.md" for n in ("audit", "dicom", "extraction")),
-            *(f"docs/{n}.md" for n in ("probes", "prompts", "python", "scores", "splits")),
-        )
-    )
-    for option in set(re.findall(r"`(--[a-z-]+)", text)):
-        assert option in known, option
 
 
 def test_the_archive_s_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
