@@ -80,8 +80,9 @@ def choose(
     """Fill in "auto" and -1: what this machine does well.
 
     bfloat16 where the processor or GPU computes in it (about twice as fast, cosine to float32
-    above 0.999), float32 otherwise.
+    above 0.999), float32 otherwise. The backbones must be on the device that is chosen.
     """
+    device = ",".join(map(choose_device, device.split(",")))
     if precision == "auto":
         has = all(has_bfloat16(d) for d in device.split(","))
         precision = "bfloat16" if has else "float32"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from embedstore.prompts.expand import expand
 from embedstore.prompts.sets import load
 from embedstore.split_files import SavedSplit
 from embedstore.splits import kfold
+from embedstore.study.plan import Study, read
 from embedstore.types import BackboneRequest, Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -61,36 +62,13 @@ def test_the_guides_backbone_is_a_backbone() -> None:
     assert backbone.spec.dim == 3
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        "SECURITY.md",
-        *("docs/store.md", "docs/offline.md", "docs/dicom.md", "docs/python.md"),
-        *("docs/extraction.md", "docs/probes.md", "docs/scores.md", "docs/audit.md"),
-        *("docs/splits.md", "docs/prompts.md"),
-    ],
-)
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
 def test_every_link_leads_somewhere(document: str) -> None:
+    """Those of the other documents are looked at when the site is built."""
     text = (ROOT / document).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if "://" not in target:
             assert (ROOT / document).parent.joinpath(target).exists(), target
-
-
-def test_every_option_named_exists() -> None:
-    known = (ROOT / "docs" / "cli.md").read_text()
-    text = "".join(
-        (ROOT / name).read_text()
-        for name in (
-            "README.md",
-            *(f"docs/{n}.md" for n in ("audit", "dicom", "extraction")),
-            *(f"docs/{n}.md" for n in ("probes", "prompts", "python", "scores", "splits")),
-        )
-    )
-    for option in set(re.findall(r"`(--[a-z-]+)", text)):
-        assert option in known, option
 
 
 def test_the_archive_s_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,3 +138,15 @@ def test_the_scores_snippet_runs() -> None:
     assert found.differences["auroc"].value == pytest.approx(
         names["usual"].report.metrics["auroc"].value - names["weak"].report.metrics["auroc"].value
     )
+
+
+def test_the_study_s_file_is_read_and_every_key_is_told(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "study.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "study.toml").write_text(block)
+    study = read(tmp_path / "study.toml")
+    assert study.order == ("A", "B", "C", "D")
+    assert [choice.set for choice in study.prompts] == ["birads-density"]
+    (table,) = re.findall(r"^\| key \|.*?\n\n", text, flags=re.DOTALL | re.MULTILINE)
+    told = set(re.findall(r"`\[?\[?(\w+)\]?\]?`", table))
+    assert {field.name for field in fields(Study)} <= told

@@ -29,7 +29,7 @@ from embedstore.errors import ImageError, ManifestError, UsageError
 from embedstore.extract import Summary, extract
 from embedstore.images.recipe import RECIPES
 from embedstore.manifest import read_manifest
-from embedstore.plan import Plan
+from embedstore.plan import Plan, choose
 from embedstore.store import Store
 from embedstore.types import Backbone, Sample
 
@@ -435,3 +435,8 @@ def test_when_only_the_main_process_is_killed_no_reader_keeps_the_lock(
     # the readers hold the pipe too: it ends when the last of them is gone
     child.communicate(timeout=10)
     go_on(films, store, monkeypatch)
+
+
+def test_a_plan_left_to_the_machine_names_a_device_there_is() -> None:
+    plan = choose("auto", "auto", 0, -1, images=10)
+    assert torch.empty(0, device=plan.device).device.type == plan.device

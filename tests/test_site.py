@@ -6,7 +6,6 @@ import ast
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -17,8 +16,8 @@ import numpy as np
 import pytest
 import toy_stores as toy
 import yaml
+from document_commands import commands, run
 
-from embedstore.cli import _run
 from embedstore.delete import delete
 from embedstore.errors import BackboneError
 from embedstore.store import Store
@@ -83,12 +82,11 @@ def test_a_page_opened_from_a_folder_asks_for_nothing_and_searches(
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With smaller and fewer films, command by command."""
     monkeypatch.chdir(tmp_path)
-    commands = re.findall(r"^embedstore (.+)$", (ROOT / "docs/tutorial.md").read_text(), re.M)
-    assert len(commands) > 10
+    found = commands("docs/tutorial.md")
+    assert len(found) > 10
     smaller = {"60": "12", "256": "96", "5": "2", "1,4,16": "1,2"}
-    for command in commands:
-        words = [smaller.get(word, word) for word in shlex.split(command)]
-        assert _run(words, debug=True) in {0, 3 if words[0] == "audit" else 0}, command
+    for words in found:
+        assert run(words, smaller) in {0, 3 if words[0] == "audit" else 0}, words
     for made in ("like.html", "density.probe", "answers.csv", "split.json", "study/report.html"):
         assert (tmp_path / made).exists(), made
 

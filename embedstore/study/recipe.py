@@ -254,7 +254,7 @@ def unnormalised(path: Path, name: str, device: str = "auto") -> None:
     backbone.spec = replace(backbone.spec, recipe=raw)
     samples = samples_with_pictures(store, spec)
     precision = str(store.provenance[spec.key]["precision"])
-    plan = choose(choose_device(device), precision, 0, 0, len(samples))
+    plan = choose(device, precision, 0, 0, len(samples))
     extract(samples, path, [backbone], plan)
 
 
