@@ -95,7 +95,7 @@ def films(root: Path, patients: int) -> Path:
 
 
 def some_of(many: Path, root: Path) -> Path:
-    """A folder with few of them."""
+    """Make a folder with few of them."""
     few = root / "few"
     few.mkdir()
     for film in sorted(many.iterdir())[:FEW]:

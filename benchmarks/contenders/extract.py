@@ -26,7 +26,7 @@ def make(folder: Path, quick: bool) -> str:
     from benchmarks.extract import films, save_weights
 
     save_weights(folder / "weights.safetensors")
-    films(folder, 3 if quick else 30)
+    films(folder, 3 if quick else 24)
     return f"{len(files(folder))} mammograms of 1024 x 1024, {MODEL}"
 
 
@@ -79,7 +79,7 @@ def images(paths: list[Path], transform: Any) -> Any:
 
 
 def dataloader(folder: Path) -> Mapping[str, Work]:
-    """What a user writes: open_clip, its transform, a DataLoader."""
+    """Do as a user writes it: open_clip, its transform, a DataLoader."""
     import open_clip
     import torch
 
@@ -140,34 +140,6 @@ def clip_retrieval(folder: Path) -> Mapping[str, Work]:
     return work(folder, embed)
 
 
-def fiftyone(folder: Path) -> Mapping[str, Work]:
-    """FiftyOne's `compute_embeddings` by its open_clip model."""
-    import fiftyone as fo
-
-    clip = importlib.import_module("fiftyone.utils.open_clip")
-    config = clip.TorchOpenClipModelConfig(
-        {
-            "clip_model": MODEL,
-            "pretrained": str(folder / "weights.safetensors"),
-            "classes": ["film"],
-            "text_prompt": "a",
-            "device": "cpu",
-        }
-    )
-    model = clip.TorchOpenClipModel(config)
-
-    def embed(paths: list[Path], empty: Path) -> Any:
-        dataset = fo.Dataset()
-        dataset.add_samples([fo.Sample(filepath=str(path)) for path in paths], progress=False)
-        found = dataset.compute_embeddings(
-            model, batch_size=BATCH, num_workers=WORKERS, progress=False
-        )
-        dataset.delete()
-        return found
-
-    return work(folder, embed)
-
-
 def apart(task: str, folder: Path, answer: Any, ours: Any) -> float:
     """Largest difference of vectors of unit length."""
     unit, other = (
@@ -185,7 +157,6 @@ AREA = Area(
         "open_clip, DataLoader": Contender("", dataloader),
         "CLIP_benchmark": Contender("clip-benchmark", clip_benchmark),
         "clip-retrieval": Contender("clip-retrieval", clip_retrieval),
-        "FiftyOne": Contender("fiftyone", fiftyone),
     },
     make,
     apart,

@@ -58,7 +58,7 @@ def embedstore(folder: Path) -> Mapping[str, Work]:
 
 
 def loop(folder: Path) -> Mapping[str, Work]:
-    """A loop over numpy in float64 and scikit-learn's metrics."""
+    """Loop over numpy in float64 and scikit-learn's metrics."""
     from benchmarks.prompts import by_loop
     from embedstore.tournament import Task
 

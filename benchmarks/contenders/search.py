@@ -6,7 +6,6 @@ Approximate searches use the least effort that finds 0.95 of the true ten.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,20 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.contenders.area import Area, Bound, Contender, Work
+from benchmarks.contenders.graphs import EFFORTS, GRAPHS, K, Search
 
-K, RECALL, ONE_BY_ONE, MANY, AT_ONCE = 10, 0.95, 100, 1000, 64
+RECALL, ONE_BY_ONE, MANY, AT_ONCE = 0.95, 100, 1000, 64
 BUILD = "build an index"
 EXACT = f"exact, {AT_ONCE} at once"
 APPROXIMATE = f"recall {RECALL}, {MANY:,} at once"
 SINGLE = f"recall {RECALL}, one by one"
 FILTERED = "of a tenth that passes a filter, one by one"
-EFFORTS = (10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-Search = Callable[[Any, int], Any]
-"""From queries and an effort to rows."""
 
 
 def make(folder: Path, quick: bool) -> str:
-    """A store of clustered vectors, queries that are not in it, and their neighbours by numpy."""
+    """Write a store of clustered vectors, and queries with their neighbours by numpy."""
     from benchmarks.search import by_numpy, clustered, write
     from embedstore.types import Recipe, Spec
 
@@ -44,7 +41,7 @@ def make(folder: Path, quick: bool) -> str:
 
 
 def vendor(n: int) -> Any:
-    """What each row is filtered by, as in the store."""
+    """Return what each row is filtered by, as in the store."""
     return np.array([f"v{row // 4 % 10}" for row in range(n)])
 
 
@@ -53,10 +50,13 @@ def missed(task: str, folder: Path, answer: Any, ours: Any) -> float:
     if task == BUILD:
         return 0.0
     truth = np.load(folder / ("passing.npy" if task == FILTERED else "truth.npy"))
-    found = [
-        len(set(a) & set(t)) / K for a, t in zip(answer.tolist(), truth.tolist(), strict=False)
-    ]
-    return 1 - float(np.mean(found))
+    return 1 - found_share(answer, truth[: len(answer)])
+
+
+def found_share(answer: Any, truth: Any) -> float:
+    """Share of the true ten that was found."""
+    pairs = zip(answer.tolist(), truth.tolist(), strict=True)
+    return float(np.mean([len(set(a) & set(t)) / K for a, t in pairs]))
 
 
 class Given(NamedTuple):
@@ -83,9 +83,7 @@ def approximate(given: Given, search: Search) -> Mapping[str, Work]:
     @functools.cache
     def effort() -> int:
         for effort in EFFORTS:
-            found = search(given.queries, effort)
-            pairs = zip(found.tolist(), given.truth.tolist(), strict=True)
-            if np.mean([len(set(a) & set(t)) / K for a, t in pairs]) >= RECALL:
+            if found_share(search(given.queries, effort), given.truth) >= RECALL:
                 break
         return effort
 
@@ -96,7 +94,7 @@ def approximate(given: Given, search: Search) -> Mapping[str, Work]:
 
 
 def embedstore(folder: Path) -> Mapping[str, Work]:
-    """The default index of a store of that size, with the effort it chose when it was made."""
+    """Take the default index of such a store, with the effort chosen when it was made."""
     from embedstore.indexing import make_index
     from embedstore.search import Asked, Searcher
     from embedstore.store import Store
@@ -132,8 +130,9 @@ def faiss_flat(folder: Path) -> Mapping[str, Work]:
     """FAISS' flat index; of a filter it is told the rows that pass."""
     import faiss
 
-    given, theirs = Given.of(folder), faiss
-    index: Any = faiss.IndexFlatIP(given.vectors.shape[1])
+    theirs: Any = faiss  # whose stubs lack some
+    given = Given.of(folder)
+    index = theirs.IndexFlatIP(given.vectors.shape[1])
     index.add(given.vectors)
     rows = np.flatnonzero(vendor(len(given.vectors)) == "v3")
     passing = theirs.SearchParameters(sel=theirs.IDSelectorBatch(rows))
@@ -147,57 +146,8 @@ def faiss_flat(folder: Path) -> Mapping[str, Work]:
     }
 
 
-def hnswlib_index(vectors: Any) -> tuple[Search, Callable[[Path], None]]:
-    """M 16, efConstruction 200: its own example's."""
-    import hnswlib
-
-    index = hnswlib.Index("ip", vectors.shape[1])
-    index.init_index(len(vectors), M=16, ef_construction=200)
-    index.set_num_threads(os.cpu_count())
-    index.add_items(vectors)
-
-    def search(queries: Any, effort: int) -> Any:
-        index.set_ef(effort)
-        return index.knn_query(queries, K)[0]
-
-    return search, lambda file: index.save_index(str(file))
-
-
-def usearch_index(vectors: Any) -> tuple[Search, Callable[[Path], None]]:
-    """Its defaults, in bfloat16."""
-    from usearch.index import Index
-
-    index = Index(ndim=vectors.shape[1], metric="ip", dtype="bf16")
-    index.add(np.arange(len(vectors)), vectors, threads=os.cpu_count())
-
-    def search(queries: Any, effort: int) -> Any:
-        index.expansion_search = effort
-        keys = index.search(queries, K, threads=os.cpu_count()).keys
-        return np.atleast_2d(keys).astype(np.int64)
-
-    return search, lambda file: index.save(str(file))
-
-
-def faiss_index(vectors: Any) -> tuple[Search, Callable[[Path], None]]:
-    """Its graph of 32 links over float16 vectors."""
-    import faiss
-
-    index = faiss.index_factory(vectors.shape[1], "HNSW32,SQfp16", faiss.METRIC_INNER_PRODUCT)
-    index.train(vectors[:100_000])
-    index.add(vectors)
-
-    def search(queries: Any, effort: int) -> Any:
-        graph: Any = faiss  # whose stubs lack it
-        return index.search(queries, K, params=graph.SearchParametersHNSW(efSearch=effort))[1]
-
-    return search, lambda file: faiss.write_index(index, str(file))
-
-
-GRAPHS = {"hnswlib": hnswlib_index, "usearch": usearch_index, "faiss-hnsw": faiss_index}
-
-
 def graph(name: str) -> Callable[[Path], Mapping[str, Work]]:
-    """An index in memory."""
+    """Build an index in memory."""
 
     def start(folder: Path) -> Mapping[str, Work]:
         given, made = Given.of(folder), []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def apart(task: str, folder: Path, answer: Any, ours: Any) -> float:
 
 
 def embedstore(folder: Path) -> Mapping[str, Work]:
-    """The store, with a sample's path beside its id and checksums of all."""
+    """Fill a store, with a sample's path beside its id and checksums of all."""
     from embedstore.store import Store
     from embedstore.types import Recipe, Sample, Spec
     from embedstore.writer import Writer
@@ -97,7 +96,7 @@ def embedstore(folder: Path) -> Mapping[str, Work]:
 
 
 def memmap(folder: Path) -> Mapping[str, Work]:
-    """A .npy file, mapped, and the ids as another; it cannot grow."""
+    """Keep a .npy file, mapped, and the ids as another; it cannot grow."""
     vectors, rows, ids = wanted(folder)
 
     def write(empty: Path) -> Any:
@@ -121,7 +120,7 @@ def memmap(folder: Path) -> Mapping[str, Work]:
 
 
 def hdf5(folder: Path) -> Mapping[str, Work]:
-    """A data set that can grow, in chunks of 1,024 rows."""
+    """Keep a data set that can grow, in chunks of 1,024 rows."""
     import h5py
 
     vectors, rows, ids = wanted(folder)
@@ -177,7 +176,7 @@ def _vectors(table: Any, width: int) -> Any:
 
 
 def parquet(folder: Path) -> Mapping[str, Work]:
-    """A table with a column of lists; it cannot grow, and rows are gathered from all of it."""
+    """Keep a table with a column of lists; it cannot grow, and rows are gathered from all of it."""
     import pyarrow.parquet as pq
 
     vectors, rows, ids = wanted(folder)
@@ -236,7 +235,7 @@ def lance(folder: Path) -> Mapping[str, Work]:
 
 
 def webdataset(folder: Path) -> Mapping[str, Work]:
-    """A tar file with an .npy a sample, which can only be read from end to end."""
+    """Keep a tar file with an .npy a sample, which can only be read from end to end."""
     import webdataset as wds
 
     vectors, _, ids = wanted(folder)
@@ -268,7 +267,7 @@ def zarr(folder: Path) -> Mapping[str, Work]:
     chunks = (1024, vectors.shape[1])
 
     def write(empty: Path) -> Any:
-        group = zarr.open_group(empty / "z.zarr", mode="w")
+        group: Any = zarr.open_group(empty / "z.zarr", mode="w")
         group.create_array("vectors", data=vectors, chunks=chunks)
         group.create_array("ids", data=np.array(ids, dtype="U11"), chunks=chunks[:1])
         os.sync()

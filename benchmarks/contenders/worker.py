@@ -33,7 +33,7 @@ def once(task: Task, folder: Path) -> tuple[float, Any]:
 
 def timed(work: Work, folder: Path) -> tuple[float, Any]:
     """Mean seconds of some calls, and the last answer."""
-    taken = []
+    taken: list[float] = []
     while sum(taken) < LEAST:
         seconds, answer = once(work.run, folder)
         taken.append(seconds)
