@@ -1,10 +1,9 @@
-"""Extraction against what its parts cost, a script a user would write, and two peers, in one run.
+"""`embedstore extract` against what its parts cost; against others: peers.py.
 
-python benchmarks/extract.py [--patients 120] [--rounds 3] [--peers PYTHON]
+python benchmarks/extract.py [--patients 120] [--rounds 3]
 
-PYTHON is one that has the peers (`pip install clip-benchmark clip-retrieval`, in an environment of
-their own); without it they are not measured. Every contender is a process, run on many images and
-on few; the difference is the time of an image, so that starting up does not count.
+The command is run on many images and on few; the difference is the time of an image, so that
+starting up does not count.
 """
 
 from __future__ import annotations
@@ -19,12 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
 from safetensors.torch import save_file
@@ -36,49 +33,45 @@ from embedstore.images.prepare import Prepared, prepare
 from embedstore.images.recipe import named
 from embedstore.plan import choose
 from embedstore.store import Store
-from embedstore.types import Floats
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "extract.json"
 MODEL = "convnext_tiny"
-WHOLE = "embedstore, mammography"
 FEW = 4
 CORES = os.cpu_count() or 1
 
 
 @dataclass(slots=True)
-class Contender:
-    """A way to embed a folder of images: the command, and where its vectors are found then."""
+class Command:
+    """The command on many images and on few, round by round."""
 
-    command: Callable[[Path, Path], list[str]]
-    vectors: Callable[[Path], Floats]
+    weights: Path
     milliseconds: list[float] = field(default_factory=list)
     startup: list[float] = field(default_factory=list)
-    found: Floats | None = None
     batch_size: int = 0
 
     def run(self, many: Path, few: Path) -> None:
-        """Time both folders, and keep the vectors of the many."""
-        short, images = self._seconds(few)[0], len(list(many.glob("*.png")))
-        long, self.found = self._seconds(many)
-        self.milliseconds.append(1000 * (long - short) / (images - FEW))
+        """Time both folders."""
+        short, long = self._seconds(few), self._seconds(many)
+        self.milliseconds.append(1000 * (long - short) / (len(list(many.iterdir())) - FEW))
         self.startup.append(short)
 
-    def _seconds(self, folder: Path) -> tuple[float, Floats]:
+    def _seconds(self, folder: Path) -> float:
         with tempfile.TemporaryDirectory() as scratch:
-            out = Path(scratch)
-            command = self.command(folder, out)
+            path = Path(scratch) / "S.zarr"
+            start = [sys.executable, str(HERE.parent / "cli.py"), "extract", str(folder)]
+            backbone = f"open_clip:{MODEL}@{self.weights}"
             began = time.perf_counter()
-            done = subprocess.run(command, capture_output=True, text=True, env=environment())
+            subprocess.run(
+                [*start, "--store", str(path), "--backbone", backbone],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                env=os.environ | {"HF_HUB_OFFLINE": "1"},
+            )
             seconds = time.perf_counter() - began
-            if done.returncode:
-                raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-            return seconds, self.vectors(out)
-
-
-def environment() -> dict[str, str]:
-    """Return this environment, the hub shut off."""
-    return os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+            (how,) = Store.open(path).provenance.values()
+            self.batch_size = how["batch_size"]
+            return seconds
 
 
 def save_weights(path: Path) -> None:
@@ -93,64 +86,21 @@ def save_weights(path: Path) -> None:
     save_file({k: v.clone() for k, v in scaled.items()}, path)
 
 
-def folders(root: Path, patients: int) -> tuple[Path, Path]:
-    """Make the films, and a folder with few of them."""
+def films(root: Path, patients: int) -> Path:
+    """Make the films, four a patient."""
     command = [sys.executable, str(HERE.parent / "cli.py"), "phantoms", str(root / "films")]
     options = ["--patients", str(patients), "--size", "1024"]
     subprocess.run(command + options, check=True, capture_output=True)
-    many, few = root / "films" / "images", root / "few"
+    return root / "films" / "images"
+
+
+def some_of(many: Path, root: Path) -> Path:
+    """Make a folder with few of them."""
+    few = root / "few"
     few.mkdir()
     for film in sorted(many.iterdir())[:FEW]:
         shutil.copy(film, few)
-    return many, few
-
-
-def ours(weights: Path, *options: str) -> Contender:
-    """Return `embedstore extract` with some options."""
-
-    def command(folder: Path, out: Path) -> list[str]:
-        backbone = f"open_clip:{MODEL}@{weights}"
-        start = [sys.executable, str(HERE.parent / "cli.py"), "extract", str(folder)]
-        return [*start, "--store", str(out / "S.zarr"), "--backbone", backbone, *options]
-
-    def vectors(out: Path) -> Floats:
-        store = Store.open(out / "S.zarr")
-        key, spec = next(iter(store.specs.items()))
-        made.batch_size = store.provenance[key]["batch_size"]
-        embeddings = store.read(spec)
-        return embeddings.vectors[np.argsort(embeddings.columns["path"])]
-
-    made = Contender(command, vectors)
-    return made
-
-
-def script(python: str, name: str, weights: Path) -> Contender:
-    """Return one of contenders.py."""
-
-    def command(folder: Path, out: Path) -> list[str]:
-        (out / "files").write_text("\n".join(map(str, sorted(folder.iterdir()))))
-        places = (out / "files", weights, out / "v.npy")
-        return [python, str(HERE / "contenders.py"), name, *map(str, places)]
-
-    return Contender(command, lambda out: np.load(out / "v.npy"))
-
-
-def clip_retrieval(python: str, weights: Path) -> Contender:
-    """Return `clip-retrieval inference`; it writes float16, normalised, in the files' order."""
-
-    def command(folder: Path, out: Path) -> list[str]:
-        options = {
-            "input_dataset": folder,
-            "output_folder": out,
-            "clip_model": f"open_clip:{MODEL}/{weights}",
-            "enable_text": False,
-            "batch_size": 32,
-            "num_prepro_workers": 2,
-        }
-        module = [python, "-m", "clip_retrieval.clip_inference.main"]
-        return module + [f"--{name}={value}" for name, value in options.items()]
-
-    return Contender(command, lambda out: np.load(out / "img_emb" / "img_emb_0.npy"))
+    return few
 
 
 class Floor:
@@ -194,20 +144,6 @@ class Floor:
         return [d / CORES + m for d, m in zip(self.decode, self.model, strict=True)]
 
 
-def agreement(vectors: Floats, other: Floats) -> dict[str, float]:
-    """Compare two sets of vectors, in direction; and how alike different images are, beside it."""
-    unit, with_unit = (
-        v.astype(np.float64) / np.linalg.norm(v.astype(np.float64), axis=1, keepdims=True)
-        for v in (vectors, other)
-    )
-    between = (unit @ unit.T)[~np.eye(len(unit), dtype=bool)]
-    return {
-        "least_cosine": round(float((unit * with_unit).sum(axis=1).min()), 6),
-        "largest_difference_of_unit_vectors": float(f"{np.abs(unit - with_unit).max():.1e}"),
-        "mean_cosine_of_different_images": round(float(between.mean()), 4),
-    }
-
-
 def median_ratio(above: list[float], below: list[float]) -> float:
     """Return the median of the ratios round by round."""
     return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 3)
@@ -233,50 +169,16 @@ class Busy:
         return (sum(ticks) - idle) / hertz, sum(own[:4]), sum(ticks) / hertz
 
 
-def contend(weights: Path, peers: str, auto: str) -> dict[str, Contender]:
-    """Return everything to be run, by name; ours first."""
-    made = {
-        WHOLE: ours(weights),
-        "embedstore, float32": ours(weights, "--recipe", "plain", "--precision", "float32"),
-        "DataLoader": script(sys.executable, "dataloader", weights),
-    }
-    if auto != "float32":
-        made["embedstore, auto"] = ours(weights, "--recipe", "plain")
-    if peers:
-        made["clip-retrieval"] = clip_retrieval(peers, weights)
-        made["CLIP_benchmark"] = script(peers, "clip-benchmark-float32", weights)
-        if auto != "float32":  # its default; without such instructions it takes many times as long
-            made["CLIP_benchmark, bfloat16"] = script(peers, "clip-benchmark", weights)
-    return made
-
-
-def report(made: dict[str, Contender], floor: Floor) -> dict[str, Any]:
+def report(command: Command, floor: Floor) -> dict[str, Any]:
     """Put the medians together."""
-    best = made.get("embedstore, auto", made["embedstore, float32"])
-    exact = made["embedstore, float32"].found
-    assert exact is not None
-    assert best.found is not None
-    rows: dict[str, dict[str, Any]] = {}
-    for name, contender in made.items():
-        assert contender.found is not None
-        rows[name] = {
-            "ms_per_image": round(statistics.median(contender.milliseconds), 2),
-            "startup_s": round(statistics.median(contender.startup), 2),
-        }
-        if not name.startswith("embedstore"):
-            rows[name]["times_as_long"] = median_ratio(contender.milliseconds, best.milliseconds)
-            rows[name]["float32"] = agreement(exact, contender.found)
-            rows[name]["auto"] = agreement(best.found, contender.found)
     return {
-        "efficiency": {
-            "decode_cpu_ms": round(statistics.median(floor.decode), 2),
-            "model_wall_ms": round(statistics.median(floor.model), 2),
-            "floor_ms": round(statistics.median(floor.milliseconds()), 2),
-            "extract_ms": rows[WHOLE]["ms_per_image"],
-            "batch_size": made[WHOLE].batch_size,
-            "ratio": median_ratio(made[WHOLE].milliseconds, floor.milliseconds()),
-        },
-        "contenders": rows,
+        "decode_cpu_ms": round(statistics.median(floor.decode), 2),
+        "model_wall_ms": round(statistics.median(floor.model), 2),
+        "floor_ms": round(statistics.median(floor.milliseconds()), 2),
+        "extract_ms": round(statistics.median(command.milliseconds), 2),
+        "startup_s": round(statistics.median(command.startup), 2),
+        "batch_size": command.batch_size,
+        "ratio": median_ratio(command.milliseconds, floor.milliseconds()),
     }
 
 
@@ -285,21 +187,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--patients", type=int, default=120, help="four films each")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", default="", metavar="PYTHON")
     given = parser.parse_args()
     auto = choose("cpu", "auto", 0, -1, 1).precision
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "weights.safetensors")
         save_weights(weights)
-        many, few = folders(Path(folder), given.patients)
-        made = contend(weights, given.peers, auto)
+        many = films(Path(folder), given.patients)
+        few = some_of(many, Path(folder))
+        command = Command(weights)
         floor = Floor(weights, sorted(many.iterdir()), "mammography", auto)
         others = Busy()
         for _ in range(given.rounds):
-            for name, contender in made.items():
-                contender.run(many, few)
-                print(f"{name}: {contender.milliseconds[-1]:.1f} ms an image", flush=True)
-            floor.run(made[WHOLE].batch_size)
+            command.run(many, few)
+            print(f"extract: {command.milliseconds[-1]:.1f} ms an image", flush=True)
+            floor.run(command.batch_size)
             print(f"floor: {floor.milliseconds()[-1]:.1f} ms an image", flush=True)
     result = {
         "images": 4 * given.patients,
@@ -308,10 +209,8 @@ def main() -> None:
         "precision_chosen": auto,
         "rounds": given.rounds,
         "share_of_the_processors_others_took": others.share(),
-        **report(made, floor),
+        "efficiency": report(command, floor),
     }
-    if not given.peers:
-        result["peers"] = "not measured"
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -1,14 +1,11 @@
 """Prompt variants: how many a second, and whether they are scored right.
 
-python benchmarks/prompts.py [--peers PYTHON] [--variants 10000] [--whole]
+python benchmarks/prompts.py [--variants 10000] [--whole]
 
 20,000 x 512 image vectors, four classes as skewed as a screening set, and variants that word each
 class by a sentence of its own: AUROC, macro F1 and quadratic kappa of all of them. In the same run,
-on the same vectors, a sample of them by a loop over numpy and scikit-learn, and by CLIP_benchmark's
-own functions (in the Python given, where it is installed) over a model that has its vectors ready,
-so that nothing is encoded: as it comes, with accuracy and mean recall; with the three metrics of
-its logits by scikit-learn instead; and both without its loader. `--whole` is the tournament with
-everything: priors, choices by fold, the table.
+on the same vectors, a sample of them by a loop over numpy and scikit-learn; against others:
+peers.py. `--whole` is the tournament with everything: priors, choices by fold, the table.
 """
 
 from __future__ import annotations
@@ -17,8 +14,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +29,6 @@ from embedstore.types import Floats, unit_rows
 RESULT = Path(__file__).parent / "results" / "prompts.json"
 SHARES = (0.11, 0.21, 0.47, 0.21)
 COMPARED = ("auroc", "macro_f1", "quadratic_kappa")
-PEER = Path(__file__).parent / "prompts_contender.py"
 
 
 def vectors(n: int, d: int, variants: int) -> tuple[Task, Floats]:
@@ -82,26 +76,11 @@ def by_loop(task: Task, texts: Floats, sample: int) -> tuple[NDArray[np.float64]
     return np.array(out), np.array(answers)
 
 
-def by_clip_benchmark(python: str, task: Task, texts: Floats, sample: int) -> dict[str, Any]:
-    """Seconds of a variant, and what mean recall it found."""
-    with tempfile.TemporaryDirectory() as folder:
-        k = len(task.classes)
-        np.save(f"{folder}/images.npy", task.images)
-        np.save(f"{folder}/truth.npy", task.truth)
-        np.save(f"{folder}/texts.npy", texts[: sample * k])
-        run = [python, str(PEER), folder, str(sample)]
-        out = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return found
-
-
-def compared(
-    task: Task, texts: Floats, found: Scores, each: float, sample: int, peers: str
-) -> dict[str, Any]:
+def compared(task: Task, texts: Floats, found: Scores, each: float, sample: int) -> dict[str, Any]:
     """Time a sample of the variants otherwise, and compare what came out."""
     seconds, (expected, answers) = timed(lambda: by_loop(task, texts, sample))
     confusions = [sk.confusion_matrix(task.truth, answer) for answer in answers]
-    out: dict[str, Any] = {
+    return {
         "sample": sample,
         "answers": answers.size,
         "answers_in_another_cell": int(np.abs(found.counts[:sample] - confusions).sum()) // 2,
@@ -112,19 +91,6 @@ def compared(
             for i, name in enumerate(COMPARED)
         },
     }
-    if not peers:
-        return out
-    peer = by_clip_benchmark(peers, task, texts, sample)
-    recalls = found.metric("balanced_accuracy")[:sample]
-    return out | {
-        "clip_benchmark": {
-            name: {"ms_a_variant": round(1000 * one, 1), "times_faster": round(one / each, 1)}
-            for name, one in peer["seconds"].items()
-        },
-        "largest_difference_of_mean_recall": float(
-            f"{np.abs(recalls - peer['recalls']).max():.1e}"
-        ),
-    }
 
 
 def main() -> None:
@@ -133,7 +99,6 @@ def main() -> None:
     parser.add_argument("--variants", type=int, default=10_000)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--sample", type=int, default=20)
-    parser.add_argument("--peers", default="")
     parser.add_argument("--whole", action="store_true")
     given = parser.parse_args()
     task, texts = vectors(given.images, 512, given.variants)
@@ -152,7 +117,7 @@ def main() -> None:
         "ms_a_variant": round(1000 * seconds / given.variants, 2),
     }
     each = seconds / given.variants
-    result |= compared(task, texts, found, each, given.sample, given.peers)
+    result |= compared(task, texts, found, each, given.sample)
     seconds, _ = timed(lambda: scored(task, entries, sides))
     result["seconds_with_corrected_priors_of_five_folds_besides"] = round(seconds, 1)
     if given.whole:

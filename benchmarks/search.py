@@ -1,11 +1,11 @@
 """Searching: exact against FAISS' flat index, approximate against graphs, filters, a cold start.
 
-python benchmarks/search.py [--rows 1000000] [--peers PYTHON | --earlier FILE] [--folder KEPT]
+python -m benchmarks.search [--rows 1000000] [--peers | --earlier FILE] [--folder KEPT]
 
 Clustered vectors of 512 dimensions in a store, four a patient, and queries that are not in it. All
 true neighbours are found by numpy alone. Each index is used with the least effort that finds the
-share asked for of these queries' true ten; hnswlib and usearch run in the Python given, one process
-each, and FAISS' own graph in one like them.
+share asked for of these queries' true ten; hnswlib, usearch and FAISS' own graph run in a process
+each. More of them, with fewer rows: peers.py.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import environments
 from embedstore.index import Index
 from embedstore.indexing import make_index
 from embedstore.search import Asked, Searcher
@@ -35,8 +36,7 @@ from embedstore.types import Floats, Recipe, Sample, Spec
 from embedstore.writer import Writer
 
 RESULT = Path(__file__).parent / "results" / "search.json"
-PEER = Path(__file__).parent / "search_contender.py"
-PEERS = ("hnswlib", "usearch", "faiss-hnsw")
+PEERS = {"hnswlib": "hnswlib", "usearch": "usearch", "faiss-hnsw": ""}  # and their environments
 DIM, K, QUERIES, ROUNDS = 512, 10, 2000, 5
 CLUSTERS, LATENT = 2000, 48
 TARGETS = (0.95, 0.99)
@@ -219,10 +219,16 @@ def cold(path: Path) -> dict[str, float]:
     }
 
 
-def peer(name: str, python: str, folder: Path) -> Any:
+def peer(name: str, folder: Path) -> Any:
     """Let another build its index of the same vectors, and answer the same queries."""
-    words = [python, str(PEER), name, str(folder), *map(str, TARGETS)]
-    run = subprocess.run(words, capture_output=True, text=True)
+    python = environments.python(PEERS[name]) if PEERS[name] else sys.executable
+    words = [str(python), "-m", "benchmarks.contenders.graphs", name, str(folder)]
+    run = subprocess.run(
+        words + [str(target) for target in TARGETS],
+        capture_output=True,
+        text=True,
+        cwd=environments.ROOT,
+    )
     if run.returncode:
         return {"failed": run.stderr.strip().splitlines()[-1]}
     return json.loads(run.stdout.splitlines()[-1])
@@ -265,7 +271,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
     del made, vectors
     say("peers")
-    result["peers"] = {n: peer(n, given.peers, folder) for n in PEERS} if given.peers else {}
+    result["peers"] = {n: peer(n, folder) for n in PEERS} if given.peers else {}
     if given.earlier:
         result["peers"] = json.loads(given.earlier.read_text())["peers"]
         result["peers_measured"] = "in an earlier run on this machine, of the same vectors"
@@ -281,7 +287,7 @@ def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--peers", default="", help="a Python with hnswlib, usearch and faiss")
+    parser.add_argument("--peers", action="store_true")
     parser.add_argument("--earlier", type=Path, help="a result whose peers are taken over")
     parser.add_argument("--folder", type=Path, help="where the store is kept for another run")
     given = parser.parse_args()

@@ -1,6 +1,8 @@
-"""One of the others of `search.py`, in a process of its own; takes its name, a folder, and recalls.
+"""Other indexes in memory; as a script, one of them among a million for search.py.
 
-Builds, then raises its effort until it finds each share of the true ten neighbours.
+python -m benchmarks.contenders.graphs NAME FOLDER RECALL...
+
+Builds it, then raises its effort until it finds each share of the true ten neighbours.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def usearch(vectors: Any) -> tuple[Search, Callable[[Path], None]]:
 
     def search(queries: Any, effort: int) -> Any:
         index.expansion_search = effort
-        return index.search(queries, K, threads=os.cpu_count()).keys
+        return np.atleast_2d(index.search(queries, K, threads=os.cpu_count()).keys)
 
     return search, lambda file: index.save(str(file))
 
@@ -65,14 +67,16 @@ def faiss_hnsw(vectors: Any) -> tuple[Search, Callable[[Path], None]]:
     return search, lambda file: faiss.write_index(index, str(file))
 
 
+GRAPHS = {"hnswlib": hnswlib, "usearch": usearch, "faiss-hnsw": faiss_hnsw}
+
+
 def main() -> None:
     """Build, ask, print."""
     name, folder = sys.argv[1], Path(sys.argv[2])
     vectors, queries = np.load(folder / "vectors.npy"), np.load(folder / "queries.npy")
     truth = np.load(folder / "truth.npy")
-    build = {"hnswlib": hnswlib, "usearch": usearch, "faiss-hnsw": faiss_hnsw}[name]
     began = time.perf_counter()
-    search, save = build(vectors)
+    search, save = GRAPHS[name](vectors)
     result: dict[str, Any] = {"build_s": round(time.perf_counter() - began, 1)}
     file = folder / "peer.index"
     save(file)
