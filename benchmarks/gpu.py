@@ -27,8 +27,9 @@ from embedstore.backbones import load_backbone
 from embedstore.encode import autocast
 from embedstore.extract import extract
 from embedstore.images.recipe import named
+from embedstore.kept import Kept
 from embedstore.plan import Plan
-from embedstore.store import Kept, Store
+from embedstore.store import Store
 from embedstore.types import Backbone, Sample
 from embedstore.writer import Writer
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from embedstore.backbones import load_backbone
     from embedstore.errors import EmbedstoreError
     from embedstore.manifest import read_manifest
+    from embedstore.results import Report
     from embedstore.store import Store
-    from embedstore.types import Embeddings, Recipe, Report, Sample, Spec, Split
+    from embedstore.types import Embeddings, Recipe, Sample, Spec, Split
 
 __all__ = [
     "Embeddings",

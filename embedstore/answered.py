@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from embedstore.calibration import apply_temperature, fit_temperature
 from embedstore.fitted import Answers
 from embedstore.levels import Units
-from embedstore.types import VALIDATION, Bin
+from embedstore.results import Bin
+from embedstore.types import VALIDATION
 
 _BINS = 10
 

@@ -52,8 +52,9 @@ if TYPE_CHECKING:
     from embedstore.evaluate import Protocol, Trial
     from embedstore.few import Few
     from embedstore.heads import Head
+    from embedstore.results import Report
     from embedstore.store import Store
-    from embedstore.types import Embeddings, Floats, Report, Spec
+    from embedstore.types import Embeddings, Floats, Spec
 
 
 def probe(

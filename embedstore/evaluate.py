@@ -26,13 +26,14 @@ from embedstore.levels import sides as left_right
 from embedstore.metrics import Draws
 from embedstore.metrics.counts import confusion
 from embedstore.remarks import grid_notes, image_notes, order_note, subgroup_notes
+from embedstore.results import Report
+from embedstore.results import Sides as LeftRight
 from embedstore.scoring import Grouping, scores, subgroups
 from embedstore.split_columns import from_column
 from embedstore.split_files import SavedSplit, fingerprint_of
 from embedstore.splits import check_classes, check_sides, holdout, kfold, linked
 from embedstore.subgroups import By
-from embedstore.types import OUTSIDE, VALIDATION, Embeddings, Floats, Report, Split
-from embedstore.types import Sides as LeftRight
+from embedstore.types import OUTSIDE, VALIDATION, Embeddings, Floats, Split
 
 
 def labelled(embeddings: Embeddings, label: str) -> tuple[Embeddings, NDArray[np.str_], int]:

@@ -26,9 +26,10 @@ from embedstore.errors import ImageError, StoreError, UsageError
 from embedstore.feed import Batch, Feed
 from embedstore.heap import keep_memory
 from embedstore.images.prepare import Prepared
+from embedstore.kept import Kept
 from embedstore.plan import Plan, provenance
 from embedstore.register import register
-from embedstore.store import Failure, Kept, Store
+from embedstore.store import Failure, Store
 from embedstore.types import Backbone, Floats, Sample, Spec
 from embedstore.writer import Writer
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from embedstore.errors import ImageError
 from embedstore.images.prepare import Prepared, prepare
+from embedstore.kept import KeptPixels
 from embedstore.plan import Plan
 from embedstore.readers import Readers
-from embedstore.store import KeptPixels
 from embedstore.types import Pixels, Recipe, Sample
 
 AHEAD = 2

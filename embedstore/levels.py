@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from embedstore.blocks import Blocks
 from embedstore.distinct import distinct
 from embedstore.errors import DataError
+from embedstore.results import Sides
 from embedstore.splits import linked
-from embedstore.types import Embeddings, Sides
+from embedstore.types import Embeddings
 
 LEVELS = ("image", "view", "breast", "exam", "patient")
 FUSIONS = ("probabilities", "mean", "max", "concat")

@@ -26,7 +26,8 @@ from embedstore.errors import DataError, UsageError
 from embedstore.fitted import Answers, Fitted
 from embedstore.heads import load_heads
 from embedstore.output import put, refuse
-from embedstore.types import Embeddings, Report, Spec
+from embedstore.results import Report
+from embedstore.types import Embeddings, Spec
 
 FORMAT = 1
 _JSON, _ARRAYS = "probe.json", "probe.safetensors"

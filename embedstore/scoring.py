@@ -32,8 +32,8 @@ from embedstore.metrics.compare import (
     holm,
     mcnemar,
 )
+from embedstore.results import Score, Subgroup
 from embedstore.subgroups import By
-from embedstore.types import Score, Subgroup
 
 Grouping = tuple[str, ...]
 """Classes that count as positive, all others being negative."""

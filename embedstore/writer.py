@@ -24,15 +24,10 @@ from embedstore.arrays import set_of
 from embedstore.chunks import TEMPORARY, Layout, earlier_chunks, write_whole
 from embedstore.commit import FORMAT, as_json, groups_above, layout_of, read_root, root_of
 from embedstore.errors import StoreError
+from embedstore.kept import Kept
 from embedstore.lock import lock_of, write_lock
 from embedstore.places import ObjectPlace, each, is_remote, remove
-from embedstore.store import (
-    FAILURE_COLUMNS,
-    SAMPLE_COLUMNS,
-    Failure,
-    Kept,
-    Store,
-)
+from embedstore.store import FAILURE_COLUMNS, SAMPLE_COLUMNS, Failure, Store
 from embedstore.types import Recipe, Sample, Spec
 
 # arrays beside vectors and beside kept pictures: name, type, shape of a row

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from embedstore.store import Failure, Kept
+from embedstore.kept import Kept
+from embedstore.store import Failure
 from embedstore.types import Recipe, Sample, Spec
 from embedstore.writer import Writer
 

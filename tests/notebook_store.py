@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedstore.store import Kept
+from embedstore.kept import Kept
 from embedstore.types import Recipe, Sample, Spec
 from embedstore.writer import Writer
 

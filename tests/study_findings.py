@@ -14,10 +14,11 @@ from embedstore.evaluate import Protocol, judge
 from embedstore.few import Few
 from embedstore.probes.knn import KNNProbe
 from embedstore.probes.logistic import LogisticProbe
+from embedstore.results import Score
 from embedstore.scoring import compare
 from embedstore.study.findings import Contender, Curve, Findings, Map, Tournament, Wording
 from embedstore.subgroups import By
-from embedstore.types import Embeddings, Recipe, Score, Spec
+from embedstore.types import Embeddings, Recipe, Spec
 
 HOW = Protocol(folds=3, by=(By("vendor"), By("view")), groupings=(("C", "D"),), order=tuple("ABCD"))
 

@@ -21,8 +21,9 @@ from embedstore import chunks
 from embedstore.check import check, repair
 from embedstore.cli import _run
 from embedstore.errors import StoreBusy, StoreError
+from embedstore.kept import Kept
 from embedstore.leftovers import Checked
-from embedstore.store import Failure, Kept, Store
+from embedstore.store import Failure, Store
 from embedstore.types import Recipe, Sample, Spec
 from embedstore.writer import Writer
 

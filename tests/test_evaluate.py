@@ -23,8 +23,9 @@ from embedstore.errors import DataError, UsageError
 from embedstore.evaluate import evaluate
 from embedstore.probes.knn import KNNProbe
 from embedstore.probes.logistic import LogisticProbe
+from embedstore.results import Report
 from embedstore.splits import holdout, kfold
-from embedstore.types import Embeddings, Recipe, Report, Spec
+from embedstore.types import Embeddings, Recipe, Spec
 
 
 @pytest.fixture(autouse=True, scope="module")

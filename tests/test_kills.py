@@ -26,7 +26,8 @@ import pytest
 
 from embedstore.check import check, repair
 from embedstore.errors import StoreBusy, StoreError
-from embedstore.store import Failure, Kept, Store
+from embedstore.kept import Kept
+from embedstore.store import Failure, Store
 from embedstore.types import Recipe, Sample, Spec
 from embedstore.writer import Writer
 

@@ -26,7 +26,7 @@ LAYERS = [
     {"errors", "heap", "mapping", "distinct", "stratified"},
     {"blocks", "places"},
     {"types", "classes", "few", "conditions"},
-    {"rough", "lease"},
+    {"rough", "lease", "results"},
     {"exact"},
     {
         "registry",
@@ -52,7 +52,7 @@ LAYERS = [
     {"saved", "texts", "answered", "split_files"},
     {"predict", "scoring", "remarks"},
     {"arrays", "appender"},
-    {"saved_index", "kept_texts"},
+    {"saved_index", "kept", "kept_texts"},
     {"search"},
     {"queries", "engine"},
     {"store", "indexing"},

@@ -18,9 +18,10 @@ from embedstore.extract import extract
 from embedstore.frames import expand
 from embedstore.images.decode import decode
 from embedstore.images.recipe import RECIPES, frame, picture
+from embedstore.kept import Kept
 from embedstore.manifest import read_manifest
 from embedstore.seen import seen
-from embedstore.store import Kept, Store
+from embedstore.store import Store
 from embedstore.types import Recipe, Sample
 from embedstore.writer import Writer
 

@@ -39,9 +39,10 @@ from embedstore import chunks
 from embedstore.check import check, repair
 from embedstore.delete import compact, delete
 from embedstore.errors import StoreError, UsageError
+from embedstore.kept import Kept
 from embedstore.kept_texts import layouts
 from embedstore.merge import merge
-from embedstore.store import Failure, Kept, Store
+from embedstore.store import Failure, Store
 from embedstore.types import Sample, Spec
 from embedstore.update import update
 from embedstore.writer import Writer

@@ -27,6 +27,7 @@ from embedstore.errors import UsageError
 from embedstore.few import Few
 from embedstore.prompts.expand import expand
 from embedstore.prompts.sets import load
+from embedstore.results import Score
 from embedstore.scoring import comparable
 from embedstore.store import Store
 from embedstore.study import maps, pieces, tables, work
@@ -37,7 +38,7 @@ from embedstore.study.linear import StudyLinear
 from embedstore.study.plan import HeadChoice, Study, read, study_of
 from embedstore.study.recipe import alike, unpaired
 from embedstore.study.results import Result, texts_from, texts_to
-from embedstore.types import Recipe, Score, Spec
+from embedstore.types import Recipe, Spec
 from embedstore.writer import Writer
 
 SMALL = Spec("small", "02", Recipe(), "pooled", 5)

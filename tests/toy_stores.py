@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from embedstore.store import Failure, Kept, Store
+from embedstore.kept import Kept
+from embedstore.store import Failure, Store
 from embedstore.types import Recipe, Sample, Spec
 from embedstore.writer import Writer
 

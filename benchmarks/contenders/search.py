@@ -178,7 +178,8 @@ def lancedb(folder: Path) -> Mapping[str, Work]:
         return [0]
 
     def asked(query: Any) -> Any:
-        return table.search(query[0]).distance_type("dot").select(["row"]).limit(K)
+        search: Any = table.search(query[0])  # of which kind, it finds out itself
+        return search.distance_type("dot").select(["row"]).limit(K)
 
     def rows_of(search: Any) -> Any:
         return search.to_arrow()["row"].to_numpy()[None]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from embedstore.audit.findings import Evidence, Finding, Section
 from embedstore.audit.leak import alike, named
 from embedstore.audit.neighbours import Near
-from embedstore.store import Failure, KeptPixels
+from embedstore.kept import KeptPixels
+from embedstore.store import Failure
 from embedstore.types import Embeddings, Pixels
 
 _FAR = 3.5
@@ -60,7 +61,7 @@ def _outliers(images: Embeddings, near: Near | None) -> Finding:
 
 def _empty(images: Embeddings, kept: KeptPixels) -> Finding:
     rows = kept.rows.tolist()
-    ids = kept.store.array("samples/id", kept.rows).tolist() if rows else []
+    ids = kept.arrays.array("samples/id", kept.rows).tolist() if rows else []
     wanted = set(images.ids.tolist())
     chosen = [(row, i) for row, i in zip(rows, ids, strict=True) if i in wanted]
     if not chosen:

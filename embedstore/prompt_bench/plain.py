@@ -8,8 +8,8 @@ from typing import Any
 
 from embedstore.prompt_bench.bench import Bench
 from embedstore.prompt_bench.contest import Contest
+from embedstore.results import without_nan
 from embedstore.tournament import METRICS, Against, Honest, Result, Standing, collapsed
-from embedstore.types import without_nan
 
 
 def priors(result: Result) -> str:

@@ -10,7 +10,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from embedstore.report.svg import Scale, Style, around, path, picture, tag
-from embedstore.types import Bin, Floats, Report, Score
+from embedstore.results import Bin, Report, Score
+from embedstore.types import Floats
 
 INTERVAL = 160
 """Width of an interval plot, px."""

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from embedstore.metrics import TITLES
 from embedstore.prompt_bench import Bench, Contest
+from embedstore.results import Score
 from embedstore.tournament import Against, Honest, Pick, Result, Standing
-from embedstore.types import Score
 
 SHOWN = ("auroc", "macro_f1", "quadratic_kappa")
 """Metrics of the ranking unless others are asked for; the first is ranked by."""

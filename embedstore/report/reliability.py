@@ -7,7 +7,7 @@ from pathlib import Path
 
 from embedstore.errors import UsageError
 from embedstore.output import put, refuse
-from embedstore.types import Report
+from embedstore.results import Report
 
 FORMATS = (".png", ".svg", ".pdf")
 

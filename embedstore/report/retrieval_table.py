@@ -8,11 +8,11 @@ from math import isnan
 from rich.markup import escape
 from rich.table import Table
 
+from embedstore.results import Score
 from embedstore.retrieval import Against, RetrievalReport
 from embedstore.retrieval.measures import TITLES
 from embedstore.retrieval.scores import MACRO
 from embedstore.retrieval.texts import TextReport
-from embedstore.types import Score
 
 MOST_CLASSES = 6
 """Classes that have columns of their own."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from embedstore.metrics import metric_title
 from embedstore.output import put
-from embedstore.types import Report
+from embedstore.results import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

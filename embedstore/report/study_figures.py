@@ -17,8 +17,8 @@ from embedstore.report import study_words as words
 from embedstore.report.charts import Line, learning_chart, reliability_chart, roc_chart
 from embedstore.report.roc import roc
 from embedstore.report.svg import Style
+from embedstore.results import Score
 from embedstore.study.findings import Contender, Curve, Findings
-from embedstore.types import Score
 
 HIGHLIGHTED = 6
 """Contenders with a line of their own in a ROC chart; others are grey."""

@@ -12,9 +12,9 @@ from embedstore.report import study_words as words
 from embedstore.report.charts import interval, interval_scale, ruler
 from embedstore.report.svg import Scale, Style
 from embedstore.report.table import SHOWN
+from embedstore.results import Score
 from embedstore.study.findings import Choice, Contender, Findings
 from embedstore.subgroups import FEW_PATIENTS
-from embedstore.types import Score
 
 KIND_STYLES = {"probe": Style(0), "finetune": Style(1), "prompts": Style(2)}
 """Circle, square, triangle."""

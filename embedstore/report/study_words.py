@@ -8,9 +8,9 @@ from markupsafe import Markup
 
 from embedstore.metrics import low_is_good, metric_title
 from embedstore.metrics.compare import Difference
+from embedstore.results import Score
 from embedstore.scoring import Compared
 from embedstore.study.findings import Contender, Findings
-from embedstore.types import Score
 
 UNKNOWN = "–"
 _FIRM = "\u00a0"  # a space that no line breaks at

@@ -13,8 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from embedstore.metrics import metric_title
+from embedstore.results import Report, Score
 from embedstore.subgroups import FEW_PATIENTS
-from embedstore.types import OUTSIDE, TRAIN, VALIDATION, Report, Score, Split
+from embedstore.types import OUTSIDE, TRAIN, VALIDATION, Split
 
 if TYPE_CHECKING:
     from embedstore.predict import Prediction

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import DataError
+from embedstore.results import Score, Subgroup
 from embedstore.retrieval.measures import (
     Values,
     by_chance,
@@ -24,7 +25,7 @@ from embedstore.retrieval.measures import (
 from embedstore.retrieval.ranking import rankings
 from embedstore.retrieval.scores import MACRO, Drawn, drawn, plain, resamples, scores
 from embedstore.retrieval.task import Task
-from embedstore.types import Floats, Score, Spec, Subgroup
+from embedstore.types import Floats, Spec
 
 _ORDER = ("precision", "map", "r_precision", "ndcg", "hit", "mrr")
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from embedstore.metrics import RESAMPLES, Draws, bca, jackknife, patient_draws, percentile
 from embedstore.metrics.compare import Difference, difference, holm
 from embedstore.metrics.ratio import mean_known, ratio
+from embedstore.results import Score
 from embedstore.retrieval.measures import Values
-from embedstore.types import Score
 
 MACRO = "macro "
 """What stands before the name of a mean over classes."""

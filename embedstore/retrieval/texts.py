@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from embedstore.errors import UsageError
 from embedstore.evaluate import labelled
 from embedstore.metrics import Draws
+from embedstore.results import Score
 from embedstore.retrieval.labels import without_nan
 from embedstore.retrieval.measures import Values, by_chance, measured
 from embedstore.retrieval.ranking import rankings
 from embedstore.retrieval.scores import Drawn, drawn, resamples, scores
 from embedstore.retrieval.task import DRAWN, MOST
 from embedstore.splits import linked
-from embedstore.types import Backbone, Embeddings, Floats, Score, Spec, unit_rows
+from embedstore.types import Backbone, Embeddings, Floats, Spec, unit_rows
 
 FEWEST = 10
 """Sets of texts that share no patient, below which resampling them says nothing."""

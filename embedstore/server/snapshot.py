@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from embedstore.commit import stamp_of
 from embedstore.errors import DataError, StoreError, UsageError
+from embedstore.kept import KeptPixels
 from embedstore.saved_index import load
 from embedstore.search import Searcher
 from embedstore.server.labels import Codes
-from embedstore.store import KeptPixels, Store
+from embedstore.store import Store
 from embedstore.types import Recipe, Spec
 
 T = TypeVar("T")

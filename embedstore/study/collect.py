@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 
 from embedstore.metrics import low_is_good
+from embedstore.results import Report
 from embedstore.scoring import Compared, comparable, compare
 from embedstore.splits import linked
 from embedstore.store import Store
@@ -26,7 +27,6 @@ from embedstore.study.pieces import Cast, Table, reference_of, strangers
 from embedstore.study.plan import Study
 from embedstore.study.results import Result, answered_from, audit_from, texts_from
 from embedstore.study.work import Piece
-from embedstore.types import Report
 
 CONTENDING = ("probe", "prompts", "finetune")
 

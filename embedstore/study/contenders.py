@@ -20,10 +20,11 @@ from embedstore.few import Few
 from embedstore.finetune import Settings
 from embedstore.heads import Head, grids, load_heads
 from embedstore.remarks import grid_notes
+from embedstore.results import Report
 from embedstore.study.plan import FinetuneChoice, HeadChoice
 from embedstore.study.results import Result, answered_to
 from embedstore.study.work import Bench, Kind, Piece, Show, slug
-from embedstore.types import Report, Spec
+from embedstore.types import Spec
 
 _ROWS = (16, 32)  # images of each class that parameters are counted with
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from embedstore.answered import Answered
 from embedstore.audit.findings import Audit
+from embedstore.results import Report, Score
 from embedstore.scoring import Compared
-from embedstore.types import Floats, Pixels, Report, Score
+from embedstore.types import Floats, Pixels
 
 Kind = Literal["probe", "finetune", "prompts"]
 

@@ -10,12 +10,13 @@ from importlib.metadata import version
 import numpy as np
 
 from embedstore.metrics import RESAMPLES
+from embedstore.results import Report
 from embedstore.splits import linked
 from embedstore.store import Store
 from embedstore.study.findings import Contender
 from embedstore.study.pieces import Cast, Table, strangers
 from embedstore.study.plan import Study
-from embedstore.types import Report, Spec
+from embedstore.types import Spec
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "timm", "open_clip_torch")
 

@@ -26,6 +26,7 @@ from embedstore.places import place
 from embedstore.plan import choose, choose_device
 from embedstore.prompts.expand import expand
 from embedstore.prompts.sets import PromptSet, load
+from embedstore.results import Report, Score
 from embedstore.scoring import comparable, compare
 from embedstore.split_files import SavedSplit
 from embedstore.splits import holdout, kfold
@@ -40,7 +41,7 @@ from embedstore.study.results import Result, answered_from
 from embedstore.study.reviews import review
 from embedstore.study.wordings import prompts
 from embedstore.study.work import Bench, Piece
-from embedstore.types import Report, Sample, Score, Spec
+from embedstore.types import Sample, Spec
 
 CORRECTED, STUDY, SQUASHED = "mammography", "molina2025", "mammography+squash"
 RAW = "mammography, not normalised"

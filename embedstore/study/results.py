@@ -19,7 +19,8 @@ from safetensors.numpy import load_file, save_file
 from embedstore.answered import Answered
 from embedstore.audit.findings import Audit, Finding, Section
 from embedstore.output import put
-from embedstore.types import Spec, without_nan
+from embedstore.results import without_nan
+from embedstore.types import Spec
 
 Arrays = Mapping[str, NDArray[Any]]
 

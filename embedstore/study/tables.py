@@ -9,8 +9,8 @@ from math import isnan
 from typing import Any
 
 from embedstore.metrics import TITLES
+from embedstore.results import Score, without_nan
 from embedstore.study.findings import Contender, Findings, Map
-from embedstore.types import Score, without_nan
 
 SHOWN = ("auroc", "balanced_accuracy", "macro_f1", "quadratic_kappa")
 _COLUMNS = ("labels", "parameters", "seconds")

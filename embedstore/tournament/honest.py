@@ -21,10 +21,10 @@ from embedstore.metrics import (
     low_is_good,
     patient_draws,
 )
+from embedstore.results import Score
 from embedstore.tournament.entries import Entries, Task, Wording
 from embedstore.tournament.scores import Side, choosing_rows, probabilities
 from embedstore.tournament.table import interval_scores
-from embedstore.types import Score
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,10 @@ from embedstore.metrics import (
     percentile,
 )
 from embedstore.metrics.compare import Difference, difference, holm
+from embedstore.results import Score
 from embedstore.tournament.collapse import Leaning, leaning
 from embedstore.tournament.entries import Entries, Task
 from embedstore.tournament.scores import Scores, Side, probabilities, refuse_unranked
-from embedstore.types import Score
 
 Doubles = NDArray[np.float64]
 Drawn = tuple[Doubles, Doubles]
