@@ -22,6 +22,7 @@ from embedstore import (
     cli_export,
     cli_extract,
     cli_finetune,
+    cli_index,
     cli_predict,
     cli_probe,
     cli_prompts,
@@ -71,7 +72,7 @@ app.command(epilog=examples("audit"))(cli_audit.audit)
 app.command(epilog=examples("predict"))(cli_predict.predict)
 app.command(epilog=examples("retrieve-eval"))(cli_retrieve.retrieve_eval)
 app.command(epilog=examples("split"))(cli_split.split)
-app.command(epilog=examples("index"))(cli_search.index)
+app.command(epilog=examples("index"))(cli_index.index)
 app.command(epilog=examples("search"))(cli_search.search)
 app.command(epilog=examples("serve"))(cli_serve.serve)
 app.command(epilog=examples("view"))(cli_view.view)

@@ -95,6 +95,7 @@ LAYERS = [
         "cli_copy",
         "cli_export",
         "cli_extract",
+        "cli_index",
         "cli_probe",
         "cli_prompts",
         "cli_split",
