@@ -19,8 +19,8 @@ _EXAMPLES: dict[str, dict[str, str]] = {
             embedstore extract ARCHIVE --store S.zarr --backbone biomedclip \\
                 --join labels.csv --on PatientID --label density""",
         "on the nodes of a Ray cluster, into object storage": """
-            embedstore extract films.csv --store s3://bucket/S.zarr --backbone biomedclip \\
-                --ray head:6379""",
+            embedstore extract films.csv --store s3://bucket/S.zarr \\
+                --backbone biomedclip --ray head:6379""",
     },
     "probe": {
         "two heads on the same folds by patient": """
