@@ -3,12 +3,13 @@
 # make fuzz: every reader on damaged input, N seconds each (60)
 # make mutants: the scores', splits' and commits' tests against changed code, for N seconds (1500)
 # make docs: the documents as pages in build/docs, which open without a server or a network
+# make sbom: what an installation brings: build/sbom.json (CycloneDX) and the table of docs/licences.md
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test check lint fuzz mutants docs clean
+.PHONY: demo test check lint fuzz mutants docs sbom clean
 
 demo: .venv/installed
 	$(BIN)/embedstore phantoms $(DEMO)/films --patients 60 --size 384
@@ -40,6 +41,25 @@ mutants: .venv/installed-test
 
 docs: .venv/installed-test
 	$(BIN)/mkdocs build --site-dir build/docs
+
+sbom: build/release/installed build/tools/installed
+	build/tools/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library \
+		--output-reproducible -o build/sbom.json build/release/bin/python
+	build/tools/bin/pip-licenses --python build/release/bin/python --with-system \
+		--ignore-packages embedstore pip --format markdown --output-file build/licences.md
+	sed -i '/^| Name/,$$d' docs/licences.md
+	# of a licence that is its whole text, the first line
+	awk -F'|' '$$2 ~ /[^ ]/' build/licences.md | sed 's/  *|/ |/g; s/---*/---/g' >> docs/licences.md
+
+build/release/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear build/release
+	build/release/bin/python -m pip install -q -c constraints.txt .
+	touch $@
+
+build/tools/installed:
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip install -q cyclonedx-bom==7.5.0 pip-licenses==5.5.5
+	touch $@
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

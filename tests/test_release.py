@@ -5,9 +5,13 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.metadata import distribution
 from pathlib import Path
 
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -32,3 +36,42 @@ def test_the_citation_is_of_this_version() -> None:
     for name in ("version", "license", "keywords"):
         assert said[name] == PROJECT[name], name
     assert [a["name"] for a in said["authors"]] == [a["name"] for a in PROJECT["authors"]]
+
+
+def installed(wanted: Iterable[str], pins: Mapping[str, str]) -> tuple[set[str], set[str]]:
+    """Return what comes with some requirements, by the packages' own metadata, and what is unlike.
+
+    Packages of another version than the pinned one are unlike: what they need is not looked at.
+    """
+    found: set[tuple[str, frozenset[str]]] = set()
+    unlike = set()
+    todo = [(Requirement(text), frozenset({""})) for text in wanted]
+    while todo:
+        one, asked = todo.pop()
+        here = one.marker is None or any(one.marker.evaluate({"extra": e}) for e in asked)
+        name = canonicalize_name(one.name)
+        key = (name, frozenset(one.extras))
+        if here and key not in found:
+            found.add(key)
+            own = distribution(name)
+            if own.version != pins.get(name, own.version):
+                unlike.add(name)
+                continue
+            todo += [(Requirement(t), key[1] | {""}) for t in own.requires or ()]
+    return {name for name, _ in found}, unlike
+
+
+def test_licences_are_of_all_that_an_installation_brings() -> None:
+    text = (ROOT / "docs/licences.md").read_text()
+    rows = re.findall(r"^\| ([\w.-]+) \| (\S+) \| (.+) \|$", text, flags=re.MULTILINE)
+    page = {canonicalize_name(name): version for name, version, _ in rows if name != "Name"}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()[1:]
+    pins = {canonicalize_name(n): v for n, _, v in (line.partition("==") for line in lines)}
+    needed, unlike = installed(PROJECT["dependencies"], pins)
+    assert len(needed) > 60
+    assert needed <= set(page)
+    of_gpus = re.compile("nvidia-|cuda-|triton")  # torch asks for them on Linux alone
+    assert unlike or not [n for n in set(page) - needed if not of_gpus.match(n)]
+    assert not {n: v for n, v in page.items() if pins.get(n, v) != v}
+    for name, _, licence in rows:
+        assert not re.search("GPL|MPL|EPL|CDDL", licence) or f"**{name}**" in text, name
