@@ -611,7 +611,7 @@ def _settings(examples: int, **others: Any) -> settings:
 
 
 def test_a_store_shows_what_dictionaries_do() -> None:
-    run_state_machine_as_test(StoreMachine, settings=_settings(10, derandomize=True))
+    run_state_machine_as_test(StoreMachine, settings=_settings(6, derandomize=True))
 
 
 if __name__ == "__main__":
