@@ -229,7 +229,8 @@ def label_columns(
         else _asked_labels(table, roles, labels, findings)
     )
     for name in wanted:
-        if not name or "/" in name or name.startswith((".", "__")) or name == "zarr.json":
+        forbidden = not name or "/" in name or "\0" in name or name.startswith((".", "__"))
+        if forbidden or name == "zarr.json":
             findings.problems.append(f"label column {name!r}: rename it; Zarr forbids such names")
     return wanted
 

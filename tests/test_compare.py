@@ -143,6 +143,27 @@ def test_p_is_twice_the_tail_beyond_nothing():
     assert far.p == pytest.approx(2 / 1000)
 
 
+@pytest.mark.parametrize("draws", [[1, 0, 0, 2, 3], [-1, 0, -2, -3], [0, 0, 0], [1, 2, -3, np.nan]])
+def test_p_counts_a_draw_of_nothing_on_both_sides_and_is_no_more_than_one(draws):
+    whole = np.array([1.0, *draws])
+    known = [d for d in draws if d == d]
+    smaller = min(sum(d <= 0 for d in known), sum(d >= 0 for d in known))
+    found = difference(whole, np.zeros_like(whole), np.zeros(4), np.zeros(4))
+    assert found.p == min(1, 2 * (1 + smaller) / (1 + len(known)))
+
+
+def test_a_difference_is_that_of_the_differences():
+    """Subtracted before or after, draws and jackknife give one value and the same intervals."""
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(0.8, 0.05, 500), rng.normal(0.75, 0.05, 500)
+    without, its = rng.gamma(2, 0.01, 40), rng.gamma(1, 0.03, 40)
+    found = difference(one, other, without, its)
+    expected = difference(one - other, np.zeros(500), without - its, np.zeros(40))
+    assert np.isfinite(found.bca).all()
+    assert found == expected
+    assert found.value == one[0] - other[0]
+
+
 def contender(seed, truth, groups, gain):
     rng = np.random.default_rng(seed)
     p = rng.dirichlet(np.ones(3), len(truth)) + gain * np.eye(3)[truth]

@@ -59,6 +59,7 @@ def _root(*path: Any, value: Any) -> bytes:
 
 
 FOUND = [
+    ("update-table", lambda: b"id,a\0b\nimage-0001,C\n"),
     ("store-root", lambda: _root(*ARRAYS, value=[])),
     ("store-root", lambda: _root(*ARRAYS, "samples/id", value="x")),
     ("store-root", lambda: _root(*ARRAYS, "samples/id", "shape", value=[])),

@@ -189,10 +189,19 @@ class StoreMachine(RuleBasedStateMachine):
         os.fsync, chunks.CHUNK_BYTES, chunks.TEXT_ROWS = self.real
         shutil.rmtree(self.folder)
 
-    @initialize()
-    def begin(self) -> None:
-        with Writer(self.path):
-            pass
+    @initialize(count=st.integers(0, 30))
+    def begin(self, count: int) -> None:
+        """Start with something to change: most sequences are short."""
+        ids = self.new_ids(count)
+        _enter(self.model, tables := _tables(ids, ("group", "density"), WORDS))
+        _add(self.path, tables)
+        self.model.vectors[ONE.key] = {}
+        self.model.pictures[ONE.recipe.pixel_key] = set(ids[::2])
+        with Writer(self.path) as writer:
+            for i in ids[::-1]:
+                self.model.add_vector(ONE, i)
+            _embed(writer, self.rows_of(self.path), self.model, ONE, ids[::-1], ids[::2])
+            writer.commit()
 
     # what is done, and what it makes of the model
 
@@ -404,7 +413,7 @@ class StoreMachine(RuleBasedStateMachine):
         after.deleted = set()
         self.attempt(lambda: compact(self.path), after, ending)
         if ending is None:
-            assert check(self.path).findings == []
+            assert {f.kind for f in check(self.path).findings} <= {"behind"}
             store = Store.open(self.path)
             assert store.array("samples/id").tolist() == list(self.model.columns)
 
@@ -603,7 +612,7 @@ def _settings(examples: int, **others: Any) -> settings:
 
 
 def test_a_store_shows_what_dictionaries_do() -> None:
-    run_state_machine_as_test(StoreMachine, settings=_settings(10, derandomize=True))
+    run_state_machine_as_test(StoreMachine, settings=_settings(6, derandomize=True))
 
 
 if __name__ == "__main__":
