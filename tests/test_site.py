@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import toy_stores as toy
 import yaml
-from document_commands import commands, run
+from document_commands import PAGES, commands, run, tokens
 
+import embedstore
 from embedstore.delete import delete
 from embedstore.errors import BackboneError
 from embedstore.store import Store
@@ -48,10 +49,29 @@ def test_every_document_is_in_the_site(site: Path) -> None:
         assert (site / document.relative_to(ROOT / "docs")).with_suffix(".html").is_file(), document
 
 
+def imported() -> set[str]:
+    """Return what the documents' and notebooks' Python imports of embedstore, by full name."""
+    sources = [t.content for page in PAGES for t in tokens(page) if t.info == "python"]
+    for path in (ROOT / "examples").rglob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        sources += ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    sources += [path.read_text() for path in (ROOT / "examples").rglob("*.py")]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    return {
+        f"{node.module}.{name.name}"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("embedstore.")
+        for name in node.names
+    }
+
+
 def test_the_reference_has_every_public_name_with_what_it_raises(site: Path) -> None:
     text = (site / "reference.html").read_text()
-    for name in ("open", "store.Store.search", "types.Spec", "types.Recipe", "types.Report"):
-        assert f'id="embedstore.{name}"' in text, name
+    ids = set(re.findall(r'id="((?:embedstore|probes)[\w.]+)"', text))
+    public = [getattr(embedstore, name) for name in embedstore.__all__]
+    names = {f"{one.__module__}.{one.__qualname__}" for one in public}
+    assert len(names) == len(public)
+    assert {name.replace("embedstore.probes.", "probes.") for name in names | imported()} <= ids
     assert "Nothing is there, or it is not a store of this format." in text
 
 
