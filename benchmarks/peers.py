@@ -121,6 +121,7 @@ class Process:
         try:
             return self._connection.recv()
         except EOFError:
+            self.stop()
             said = self._log.read_text(errors="replace").strip().splitlines() or ["it ended"]
             raise Failed(said[-1]) from None
 
@@ -306,7 +307,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     given = parser.parse_args()
     rounds = given.rounds or (2 if given.quick else 3)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     began = time.monotonic()
 
     def say(what: str) -> None:
@@ -317,7 +318,7 @@ def main() -> None:
     for name in given.only.split(","):
         more, out = measure(name, given.quick, rounds, say)
         rows += more
-        failed |= out
+        failed |= {f"{name}: {who}": why for who, why in out.items()}
     show(rows, console)
     for who, why in failed.items():
         console.print(f"{who} was not measured: {why}", markup=False)

@@ -25,7 +25,7 @@ def make(folder: Path, quick: bool) -> str:
 
     from benchmarks.probes import embeddings
 
-    n, d = (3000, 128) if quick else (10_000, 512)
+    n, d = (3000, 128) if quick else (6000, 512)
     x, y = embeddings(n, d)
     np.save(folder / "x.npy", StandardScaler().fit_transform(x.astype(np.float64)))
     np.save(folder / "y.npy", y)
