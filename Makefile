@@ -1,12 +1,13 @@
 # make demo: the main job on synthetic mammograms, nothing downloaded but packages
 # make test: the suite        make check: what .ci/run runs: lint, types, suite
+# make bench: against other tools, which it installs beside; QUICK=1 for small sizes
 # make docs: the documents as pages in build/docs, which open without a server or a network
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test check lint docs clean
+.PHONY: demo test check lint bench docs clean
 
 demo: .venv/installed
 	$(BIN)/embedstore phantoms $(DEMO)/films --patients 60 --size 384
@@ -26,6 +27,9 @@ lint: .venv/installed-test
 	$(BIN)/mypy
 
 check: lint test
+
+bench: .venv/installed-test
+	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick)
 
 docs: .venv/installed-test
 	$(BIN)/mkdocs build --site-dir build/docs
