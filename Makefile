@@ -2,6 +2,7 @@
 # make test: the suite        make check: what .ci/run runs: lint, types, suite
 # make fuzz: every reader on damaged input, N seconds each (60)
 # make mutants: the scores', splits' and commits' tests against changed code, for N seconds (1500)
+# make bench: against other tools, which it installs beside; QUICK=1 for small sizes
 # make docs: the documents as pages in build/docs, which open without a server or a network
 # make sbom: what an installation brings: build/sbom.json (CycloneDX) and the table of docs/licences.md
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test check lint fuzz mutants docs sbom clean
+.PHONY: demo test check lint bench fuzz mutants docs sbom clean
 
 demo: .venv/installed
 	$(BIN)/embedstore phantoms $(DEMO)/films --patients 60 --size 384
@@ -38,6 +39,8 @@ mutants: .venv/installed-test
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[mutants]"
 	-timeout $(or $(N),1500) nice $(BIN)/mutmut run --max-children 2
 	$(BIN)/mutmut results
+bench: .venv/installed-test
+	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick)
 
 docs: .venv/installed-test
 	$(BIN)/mkdocs build --site-dir build/docs

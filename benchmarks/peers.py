@@ -121,6 +121,7 @@ class Process:
         try:
             return self._connection.recv()
         except EOFError:
+            self.stop()
             said = self._log.read_text(errors="replace").strip().splitlines() or ["it ended"]
             raise Failed(said[-1]) from None
 
@@ -298,15 +299,39 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         plt.close(figure)
 
 
+def joined(
+    rows: list[Row], failed: dict[str, str], measured: Sequence[str]
+) -> tuple[list[Row], dict[str, str]]:
+    """Add what an earlier run found of the areas that were not measured now."""
+    before = json.loads(RESULT.read_text()) if RESULT.exists() else {"rows": [], "not_measured": {}}
+    titles = [importlib.import_module(f"benchmarks.contenders.{n}").AREA.title for n in AREAS]
+    new = [titles[AREAS.index(name)] for name in measured]
+    found = rows + [Row(**each) for each in before["rows"] if each["area"] not in new]
+    kept = {w: y for w, y in before["not_measured"].items() if w.split(": ")[0] not in measured}
+    return sorted(found, key=lambda row: titles.index(row.area)), kept | failed
+
+
+def save(rows: Sequence[Row], failed: dict[str, str], path: Path, picture: Path) -> None:
+    """Keep the figures, draw them, and put the documents' table beside the environments."""
+    result = {
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors",
+        "not_measured": failed,
+        "rows": [asdict(each) for each in rows],
+    }
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    draw(rows, picture)
+    (environments.BUILT / "peers.md").write_text(markdown(rows) + "\n")
+
+
 def main() -> None:
     """Measure, print, save and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes; nothing is kept")
-    parser.add_argument("--only", default=",".join(AREAS))
+    parser.add_argument("--only", default=",".join(AREAS), help="others keep their figures")
     parser.add_argument("--rounds", type=int)
     given = parser.parse_args()
     rounds = given.rounds or (2 if given.quick else 3)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     began = time.monotonic()
 
     def say(what: str) -> None:
@@ -317,21 +342,15 @@ def main() -> None:
     for name in given.only.split(","):
         more, out = measure(name, given.quick, rounds, say)
         rows += more
-        failed |= out
+        failed |= {f"{name}: {who}": why for who, why in out.items()}
     show(rows, console)
     for who, why in failed.items():
         console.print(f"{who} was not measured: {why}", markup=False)
-    result = {
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors",
-        "seconds": round(time.monotonic() - began),
-        "not_measured": failed,
-        "rows": [asdict(each) for each in rows],
-    }
-    kept = given.quick or given.only != ",".join(AREAS)
-    path = environments.BUILT / "peers.json" if kept else RESULT
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    draw(rows, path.with_suffix(".svg") if kept else PICTURE)
-    (environments.BUILT / "peers.md").write_text(markdown(rows) + "\n")
+    if given.quick:
+        save(rows, failed, environments.BUILT / "peers.json", environments.BUILT / "peers.svg")
+    else:
+        rows, failed = joined(rows, failed, given.only.split(","))
+        save(rows, failed, RESULT, PICTURE)
     if any(not each.agrees for each in rows):
         console.print("some answers are not the same, see the last column")
 

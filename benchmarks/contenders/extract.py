@@ -26,7 +26,7 @@ def make(folder: Path, quick: bool) -> str:
     from benchmarks.extract import films, save_weights
 
     save_weights(folder / "weights.safetensors")
-    films(folder, 3 if quick else 24)
+    films(folder, 3 if quick else 20)
     return f"{len(files(folder))} mammograms of 1024 x 1024, {MODEL}"
 
 

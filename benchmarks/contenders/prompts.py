@@ -26,7 +26,7 @@ def make(folder: Path, quick: bool) -> str:
     """Vectors of images and sentences."""
     from benchmarks.prompts import vectors
 
-    images, variants = (2000, 20) if quick else (20_000, 100)
+    images, variants = (2000, 20) if quick else (20_000, 50)
     task, texts = vectors(images, 512, variants)
     for name, array in (("images", task.images), ("truth", task.truth), ("texts", texts)):
         np.save(folder / f"{name}.npy", array)

@@ -22,7 +22,7 @@ COMMIT = 16_384  # rows at a time, as an extraction commits them
 
 def make(folder: Path, quick: bool) -> str:
     """Vectors, and the rows that will be asked for."""
-    n = 20_000 if quick else 100_000
+    n = 20_000 if quick else 50_000
     rng = np.random.default_rng(0)
     np.save(folder / "vectors.npy", rng.standard_normal((n, 512), dtype=np.float32))
     np.save(folder / "rows.npy", rng.integers(0, n, GATHERED))
