@@ -39,6 +39,7 @@ mutants: .venv/installed-test
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[mutants]"
 	-timeout $(or $(N),1500) nice $(BIN)/mutmut run --max-children 2
 	$(BIN)/mutmut results
+
 bench: .venv/installed-test
 	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick)
 
