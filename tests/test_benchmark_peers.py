@@ -1,6 +1,7 @@
 """The benchmark against peers: pins that hold, and differences of answers that are noticed."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -72,3 +73,9 @@ def test_neighbours_that_are_missed_are_counted(tmp_path: Path) -> None:
     found[0, :3] = -1
     assert area.apart(exact, tmp_path, found, found) == pytest.approx(3 / 20)
     assert area.apart(filtered, tmp_path, found, found) == 1
+
+
+def test_the_documents_show_what_was_measured() -> None:
+    kept = json.loads(peers.RESULT.read_text())
+    table = peers.markdown([peers.Row(**row) for row in kept["rows"]])
+    assert table in (environments.ROOT / "docs" / "benchmarks.md").read_text()
