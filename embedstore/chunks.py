@@ -38,6 +38,8 @@ FETCHED_BYTES = 256 << 20
 """Of chunks fetched from object storage, kept for the next rows that are asked for."""
 _CHECKSUM = 4  # bytes
 DIFFERS = "checksum differs; the file was damaged after it was written"
+# the last two where an array is said to have other axes than it was written with
+_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 # with two, the chunks that a reader of the last commit but one has still to open would be
 # overwritten before the commit that tells it so
 _KEYS = (("default", "/"), ("default", "."), ("v2", "."))
@@ -160,7 +162,7 @@ def read_sized(root: Path, layout: Layout, chunk: int) -> tuple[NDArray[Any], in
     file = layout.chunk_file(root, chunk)
     try:
         data = file.read_bytes()
-    except FileNotFoundError as error:
+    except _NO_FILE as error:
         raise StoreError(f"{file}: a chunk of the store is missing") from error
     body, stored = data[:-_CHECKSUM], data[-_CHECKSUM:]
     if _checksum(body) != stored:
@@ -254,7 +256,7 @@ def map_rows(root: Path, layout: Layout, rows: int, maps: Maps) -> NDArray[Any] 
         files = [layout.chunk_file(root, c) for c in chunks]
         try:
             whole = map_files(files, size) if files else np.empty(0, dtype=np.uint8)
-        except FileNotFoundError as error:
+        except _NO_FILE as error:
             raise StoreError(f"{error.filename}: a chunk of the store is missing") from error
         except ValueError as error:
             raise StoreError(f"{error}: the chunk is cut short") from error
@@ -285,7 +287,7 @@ def _map(root: Path, layout: Layout, chunk: int, verify: bool) -> NDArray[Any]:
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     try:
         data = np.memmap(file, dtype=np.uint8, mode="r", shape=(size + _CHECKSUM,))
-    except FileNotFoundError as error:
+    except _NO_FILE as error:
         raise StoreError(f"{file}: a chunk of the store is missing") from error
     except ValueError as error:
         raise StoreError(f"{file}: the chunk is cut short") from error

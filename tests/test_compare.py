@@ -77,6 +77,37 @@ def test_clustered_delong_keeps_its_level_where_delong_by_image_does_not():
     assert np.mean(np.array(by_image) < 0.05) > 0.2
 
 
+def obuchowski(positive, one, other, groups):
+    """Difference of two areas and its standard error, by loops (Obuchowski 1997)."""
+    pos, neg = np.flatnonzero(positive), np.flatnonzero(~positive)
+    m, n, patients = len(pos), len(neg), np.unique(groups)
+    areas, ups, downs = [], [], []
+    for s in (one, other):
+        wins = {(i, j): float(s[i] > s[j]) + 0.5 * (s[i] == s[j]) for i in pos for j in neg}
+        area = sum(wins.values()) / (m * n)
+        up = {i: sum(wins[i, j] for j in neg) / n - area for i in pos}
+        down = {j: sum(wins[i, j] for i in pos) / m - area for j in neg}
+        areas.append(area)
+        ups.append([sum(up[i] for i in pos if groups[i] == g) for g in patients])
+        downs.append([sum(down[j] for j in neg if groups[j] == g) for g in patients])
+    x, y = np.subtract(*ups), np.subtract(*downs)
+    with_one, without = len(set(groups[pos])), len(set(groups[neg]))
+    variance = with_one / (with_one - 1) * (x**2).sum() / m**2
+    variance += without / (without - 1) * (y**2).sum() / n**2
+    variance += 2 * len(patients) / (len(patients) - 1) * (x * y).sum() / (m * n)
+    return areas[0] - areas[1], np.sqrt(variance)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_delong_of_several_images_a_patient_is_obuchowskis(seed):
+    positive, one, other, groups = two_scores(seed, patients=12, images=3, shift=0.5)
+    value, error = obuchowski(positive, one, other, groups)
+    found = delong(positive, one, other, groups)
+    assert found.value == pytest.approx(value)
+    assert found.high - found.value == pytest.approx(stats.norm.ppf(0.975) * error)
+    assert found.p == pytest.approx(2 * stats.norm.sf(abs(value) / error))
+
+
 def test_one_patient_on_a_side_has_no_variance():
     truth = np.array([True, True, False, False])
     with pytest.raises(DataError, match="two patients"):

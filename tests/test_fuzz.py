@@ -50,6 +50,10 @@ def _first(holder: dict[str, Any]) -> str:
     return next(iter(holder))
 
 
+def _deepest(arrays: dict[str, Any]) -> str:
+    return max(arrays, key=lambda name: len(arrays[name].get("shape", ())))
+
+
 ARRAYS = ("consolidated_metadata", "metadata")
 STATE = ("attributes", "embedstore")
 
@@ -64,6 +68,8 @@ FOUND = [
     ("store-root", lambda: _root(*ARRAYS, "samples/id", value="x")),
     ("store-root", lambda: _root(*ARRAYS, "samples/id", "shape", value=[])),
     ("store-root", lambda: _root(*ARRAYS, "samples/id", "shape", value=[[20]])),
+    ("store-root", lambda: _root(*ARRAYS, "samples/id", "shape", value=[20, 1])),
+    ("store-root", lambda: _root(*ARRAYS, _deepest, "shape", value=[9])),
     ("store-root", lambda: _root(*ARRAYS, "samples/id", "attributes", value=0)),
     ("store-root", lambda: _root(*ARRAYS, "samples/id", "data_type", value="object")),
     ("store-root", lambda: _root(*STATE, "commit", value={})),
