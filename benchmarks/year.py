@@ -19,7 +19,6 @@ LARGEST = "10000000"
 ROW = 64  # bytes of an image that a search has in memory (embedstore.index)
 BESIDE = 44  # bytes of an image beside its vector: row, digest, cut, size and time
 SIDE = 224
-PEERS = ("hnswlib", "usearch", "FAISS HNSW")
 
 
 def result(name: str) -> Any:
@@ -48,9 +47,19 @@ def year(exams: int, rate: float) -> dict[str, Any]:
             "(Process 14 [Selection Value 1])",
         }.items()
     }
+    of_one = {
+        "bytes": [round(write["bytes"] / rows), 1024 * 4 + BESIDE, SIDE * SIDE + BESIDE],
+        "decoding_ms": cores,
+        "model_ms": extract["efficiency"]["model_wall_ms"],
+        "index": [round(index["bytes"] / rows), index["microseconds_a_row"], ROW],
+        "probe": [probe["microseconds_a_row"], round(probe["peak_anonymous_gb"] / rows * 1e9)],
+        "driver_images_a_second": result("cluster")["driver_images_a_second"],
+        "search_ms_at_ten_million": scale["search"]["median_ms"],
+    }
     return {
         "exams": exams,
         "images": images,
+        "of_one_image": of_one,
         "store_gb": {
             "512 x float16, with its table": round(of(write["bytes"] / rows) / 1e9),
             "1024 x float32, a second backbone": round(of(1024 * 4 + BESIDE) / 1e9),

@@ -23,6 +23,9 @@ def parser() -> Any:
 
     def still(command: Any) -> None:
         command.callback = lambda **_: None
+        for option in command.params:
+            if option.name in {"install_completion", "show_completion"}:
+                option.callback = None  # else this home's shell would be set up
         for inner in getattr(command, "commands", {}).values():
             still(inner)
 
