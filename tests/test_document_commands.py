@@ -21,11 +21,15 @@ def parser() -> Any:
     """Make the command line, every command of it doing nothing."""
     command: Any = typer.main.get_command(app)
 
+    def leave(context: Any, option: Any, value: Any) -> None:
+        if value:
+            context.exit()
+
     def still(command: Any) -> None:
         command.callback = lambda **_: None
         for option in command.params:
             if option.name in {"install_completion", "show_completion"}:
-                option.callback = None  # else this home's shell would be set up
+                option.callback = leave  # else this home's shell would be set up
         for inner in getattr(command, "commands", {}).values():
             still(inner)
 
