@@ -36,6 +36,7 @@ __all__ = [
 
 _HOMES = {
     "EmbedstoreError": "errors",
+    "Report": "results",
     "Store": "store",
     "load_backbone": "backbones",
     "read_manifest": "manifest",

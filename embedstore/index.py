@@ -295,6 +295,8 @@ class Index:
             flags = faiss.IO_FLAG_MMAP_IFC if mapped else 0
             index = cls(faiss.read_index(str(path), flags), effort)
             if lists is not None:
+                if _lists(index.inner) is None:
+                    raise StoreError(f"{path}: has no lists that could lie in {lists.name}")
                 index.use_lists(lists)
             return index
         except RuntimeError as error:

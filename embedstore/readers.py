@@ -185,7 +185,7 @@ class _Reader:
         with theirs, self._one_at_a_time:
             if self._ended.is_set():
                 raise EmbedstoreError("the readers have been ended")
-            arguments = theirs, self._function, self._seconds, self._niceness
+            arguments = theirs, self._function, self._seconds, self._niceness, dict(os.environ)
             process = self._context.Process(target=_serve, args=arguments, daemon=True)
             with _without_main(), _without_interrupts():
                 process.start()
@@ -244,8 +244,15 @@ def _name(exitcode: int | None) -> str:
         return f"exit code {exitcode}"
 
 
-def _serve(pipe: Connection, function: Callable[..., Any], seconds: float, niceness: int) -> None:
+def _serve(
+    pipe: Connection,
+    function: Callable[..., Any],
+    seconds: float,
+    niceness: int,
+    environment: dict[str, str],
+) -> None:
     """Answer jobs until no more come; what a reader process runs."""
+    os.environ |= environment  # as it is now, not as it was when the first reader started
     _become_reader()
     os.nice(niceness)
     with suppress(OSError, EOFError):  # the process it reads for has gone

@@ -399,8 +399,9 @@ def _read(store: Stored, spec: Spec, made: Made, mapped: bool) -> Loaded:
     if _is_of_others(store, spec, made):
         note = "the vectors were written anew since they were indexed, and all are compared"
         return Loaded(made, None, None, f"{note}; {_do(store)}")
-    for name, expected in made.sha256.items():
-        file = folder / name
+    needed = {FILES[2], *([FILES[1], FILES[3]] if made.on_disk else [])}
+    for name in sorted(needed | made.sha256.keys()):
+        file, expected = folder / name, made.sha256.get(name)
         if name not in FILES or not file.is_file() or _sha256(file) != expected:
             raise StoreError(f"{file}: missing, cut or changed; {_again(store, spec)}")
     tables = Tables(**load_file(folder / FILES[2]))

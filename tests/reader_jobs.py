@@ -34,6 +34,11 @@ def note(what: str, path: Path) -> int:
     return os.getpid()
 
 
+def variable(name: str) -> str:
+    """Return what the environment says."""
+    return os.environ.get(name, "")
+
+
 def fill() -> dict[str, int]:
     """Take memory and touch it until no more is given; bytes held, and most ever held."""
     held: list[bytes] = []

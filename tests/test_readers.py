@@ -157,6 +157,13 @@ def test_an_exception_of_any_kind_becomes_an_image_error(number: int) -> None:
     assert re.fullmatch(r"\w+: '?of its own'?", found.reason)
 
 
+def test_a_reader_has_the_environment_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as credentials that a notebook sets after its first extraction."""
+    assert list(read_each(reader_jobs.variable, [("EMBEDSTORE_TRIED",)], 1)) == [""]
+    monkeypatch.setenv("EMBEDSTORE_TRIED", "yes")
+    assert list(read_each(reader_jobs.variable, [("EMBEDSTORE_TRIED",)], 1)) == ["yes"]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_where_files_cannot_be_reached_at_all_none_of_them_is_to_blame(workers: int) -> None:
     found = read_each(reader_jobs.work, [("nothing", 7), ("away", 0), ("nothing", 8)], workers)
