@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.chunks import TEXT_ROWS
 from embedstore.errors import DataError, UsageError
 from embedstore.exact import Best, Rows, Rules, nearest
 from embedstore.index import EXACT, Index
@@ -122,6 +123,7 @@ class Searcher:
     _groupings: dict[str, Rows] = field(default_factory=dict)
     _choices: dict[tuple[str, Per], _Choice] = field(default_factory=dict)
     _names: NDArray[np.str_] | None = None
+    _named: int = 0
 
     def __post_init__(self) -> None:
         """Read the index, and what of the store every search needs."""
@@ -177,7 +179,9 @@ class Searcher:
 
     def _ids(self, rows: Rows) -> NDArray[np.str_]:
         """Return the ids of samples; many are looked up in all, which are then kept if they may."""
-        if self._names is None and (len(rows) <= _SCAN or len(self.place_of) > _KEPT):
+        self._named += len(rows)
+        few = self._named * TEXT_ROWS < len(self.place_of)  # less was read for them than all is
+        if self._names is None and (few or len(self.place_of) > _KEPT):
             different, at = np.unique(rows, return_inverse=True)
             return self.store.array("samples/id", different)[at]
         if self._names is None:
