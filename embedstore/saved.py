@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from embedstore.blocks import all_finite, floats
+from embedstore.blocks import Blocks, all_finite, floats
 from embedstore.calibration import apply_temperature
 from embedstore.errors import DataError, UsageError
 from embedstore.fitted import Answers, Fitted
 from embedstore.heads import load_heads
 from embedstore.output import put, refuse
 from embedstore.results import Report
-from embedstore.types import Embeddings, Spec
+from embedstore.types import Embeddings, Floats, Spec
 
 FORMAT = 1
 _JSON, _ARRAYS = "probe.json", "probe.safetensors"
@@ -69,11 +69,20 @@ class SavedProbe:
         ------
         SpecMismatch
             The vectors are of another Spec.
+        DataError
+            They are not finite, or too large for what the probe was fitted to.
         """
         self.spec.require(embeddings.spec)
         vectors = floats(embeddings.vectors)
         if not all_finite(vectors):
             raise DataError(f"vectors of Spec {embeddings.spec.key} hold NaN or infinity")
+        try:
+            return self._answers(vectors)
+        except ValueError as error:
+            what = f"the probe has no answer for these vectors of Spec {embeddings.spec.key}"
+            raise DataError(f"{what}: {error}") from error
+
+    def _answers(self, vectors: Floats | Blocks) -> Answers:
         return apply_temperature(self.fitted.answers(vectors, len(self.classes)), self.temperature)
 
     def save(self, folder: Path, force: bool = False) -> None:
@@ -136,7 +145,7 @@ def load(folder: Path | str, head: str = "") -> SavedProbe:
         _put_together(fitted, described["state"], arrays)
         if not set(np.asarray(fitted.classes_).tolist()) <= set(range(len(described["classes"]))):
             raise ValueError("its head knows other classes")
-        return SavedProbe(
+        found = SavedProbe(
             name,
             Fitted(fitted, arrays["mean"], arrays["scale"]),
             Spec.from_dict(described["spec"]),
@@ -146,6 +155,11 @@ def load(folder: Path | str, head: str = "") -> SavedProbe:
             described["temperature"],
             Report.from_dict(described["report"]),
         )
+        with np.errstate(all="ignore"):  # whatever is wrong, the answer is not finite or none
+            tried = found._answers(np.zeros((1, found.spec.dim), dtype=np.float32))
+        if not np.isfinite(tried).all():
+            raise ValueError("its answers are no numbers")
+        return found
     except FileNotFoundError as error:
         raise UsageError(
             f"{folder}: no saved probe; make one with `embedstore probe … --save {folder}`"

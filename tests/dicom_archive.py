@@ -211,6 +211,15 @@ def dicomdir(source: Path, to: Path) -> Path:
     return to / "DICOMDIR"
 
 
+def in_set(dicomdir: Path) -> set[Path]:
+    """Return the files that pydicom finds in a file set, as the DICOMDIR names them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # as above
+        found = {Path(i.path).relative_to(dicomdir.parent) for i in FileSet(dicomdir)}
+        gc.collect()
+    return found
+
+
 def files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
 

@@ -295,7 +295,7 @@ def disc(archive: made.Archive, tmp_path: Path) -> Path:
 
 def test_a_dicomdir_names_the_files(disc: Path) -> None:
     (disc.parent / "stray").write_bytes(made.image_bytes())
-    named = {Path(i.path).relative_to(disc.parent) for i in pydicom.fileset.FileSet(disc)}
+    named = made.in_set(disc)
     found = read_archive(disc)
     assert {s.path.relative_to(disc.parent) for s in found.samples} == named
     assert len(named) == 16

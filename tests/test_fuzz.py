@@ -10,8 +10,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from harnesses import HARNESSES, mutated
+from safetensors.numpy import load, save
 
 from embedstore import chunks
 
@@ -62,6 +64,12 @@ def _root(*path: Any, value: Any) -> bytes:
     return edited("store-root", *path, value=value)
 
 
+def _arrays(**values: np.ndarray) -> bytes:
+    """Return a seed of arrays with some of them changed."""
+    arrays = load(HARNESSES["probe-arrays"].seeds()[0])
+    return save(arrays | {name: value.astype(np.float32) for name, value in values.items()})
+
+
 FOUND = [
     ("update-table", lambda: b"id,a\0b\nimage-0001,C\n"),
     ("store-root", lambda: _root(*ARRAYS, value=[])),
@@ -86,6 +94,11 @@ FOUND = [
     ("probe-json", lambda: edited("probe-json", "report", "metrics", value=0)),
     ("probe-json", lambda: edited("probe-json", "state", value=[])),
     ("probe-json", lambda: edited("probe-json", "classes", value=["a"])),
+    ("probe-json", lambda: edited("probe-json", "state", "n_features_in_", "value", value=24)),
+    ("probe-json", lambda: edited("probe-json", "temperature", value=0)),
+    ("probe-arrays", lambda: _arrays(mean=np.full(12, 1e30), scale=np.full(12, 1e-30))),
+    ("probe-arrays", lambda: _arrays(scale=np.full(12, 1e-38))),
+    ("index", lambda: edited("index", "on_disk", value=True)),
     ("index", lambda: edited("index", "rewrites", value=0)),
     ("index", lambda: edited("index", "sha256", value=0)),
     ("index", lambda: edited("index", "rows", value="60")),
