@@ -57,9 +57,24 @@ StorePath = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"embedstore {version('embedstore')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+]
+
+
 @app.callback(epilog=examples(""))
 def options(
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    version: Version = False,
 ) -> None:
     """Frozen embeddings of medical images in plain Zarr, and honest probes on them."""
 

@@ -161,6 +161,9 @@ def load(folder: Path | str, head: str = "") -> SavedProbe:
             raise ValueError("its answers are no numbers")
         return found
     except FileNotFoundError as error:
+        if inside := sorted(file.parent.name for file in folder.glob(f"*/{_JSON}")):
+            names = ", ".join(inside)
+            raise UsageError(f"{folder}: holds {len(inside)} probes, {names}; name one") from error
         raise UsageError(
             f"{folder}: no saved probe; make one with `embedstore probe … --save {folder}`"
         ) from error

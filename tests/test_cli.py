@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import io
 import json
 import os
@@ -446,6 +447,11 @@ def test_a_wrong_option_of_extract_is_told_in_one_line(
     assert code == 2
     assert says in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["--version"], False) == 0
+    assert capsys.readouterr().out == f"embedstore {importlib.metadata.version('embedstore')}\n"
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,13 @@ def test_no_code_runs_because_a_folder_says_so(
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_folder_of_probes_names_them(tmp_path: Path) -> None:
+    for name in ("statistics-logistic", "clip-logistic"):
+        saved(cohort(seed=2), load_heads(["logistic"])[0]).save(tmp_path / "P" / name)
+    with pytest.raises(UsageError, match="P: holds 2 probes, clip-logistic, statistics-logistic;"):
+        load(tmp_path / "P")
+
+
 @pytest.mark.parametrize("damage", ["json", "arrays", "missing", "format", "nothing"])
 def test_a_damaged_probe_is_one_line(damage: str, tmp_path: Path) -> None:
     folder = tmp_path / "p"

@@ -76,7 +76,7 @@ def write(
     -------
     Path
         The manifest: columns image (relative to the manifest), patient, laterality, view,
-        density and label (``yes`` or ``no``).
+        density and film_label, whether a label lies on the film (``yes`` or ``no``).
     """
     listed = films(patients, seed, label_rate)
     _check(listed[0], size)
