@@ -65,7 +65,7 @@ def year(exams: int, rate: float) -> dict[str, Any]:
             "1024 x float32, a second backbone": round(of(1024 * 4 + BESIDE) / 1e9),
             "pictures kept, 224 x 224": round(of(SIDE * SIDE + BESIDE) / 1e9),
         },
-        "files": round(of(write["files"] / rows), -3),
+        "files": int(round(of(write["files"] / rows), -3)),
         "core_hours_of_decoding": {k: round(of(ms / 1e3) / 3600) for k, ms in cores.items()},
         "hours_of_the_model_on_this_machine": round(
             of(extract["efficiency"]["model_wall_ms"] / 1e3) / 3600

@@ -252,7 +252,8 @@ def _serve(
     environment: dict[str, str],
 ) -> None:
     """Answer jobs until no more come; what a reader process runs."""
-    os.environ |= environment  # as it is now, not as it was when the first reader started
+    os.environ.clear()  # which is as it was when the first reader started
+    os.environ.update(environment)
     _become_reader()
     os.nice(niceness)
     with suppress(OSError, EOFError):  # the process it reads for has gone

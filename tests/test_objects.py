@@ -24,9 +24,10 @@ import zarr
 from object_work import apart
 from obstore.store import S3Store
 from s3_server import BUCKET, served
+from sklearn.linear_model import LogisticRegression
 from zarr.storage import ObjectStore
 
-from embedstore import chunks
+from embedstore import blocks, chunks
 from embedstore.backbones import load_backbone
 from embedstore.check import check
 from embedstore.cli import _run
@@ -38,6 +39,7 @@ from embedstore.manifest import read_manifest
 from embedstore.merge import merge
 from embedstore.places import ObjectPlace, missing_of, place
 from embedstore.plan import Plan
+from embedstore.probes.logistic import LogisticProbe
 from embedstore.store import Store
 from embedstore.update import update
 
@@ -342,6 +344,24 @@ def test_chunks_are_kept_up_to_a_bound_and_rows_are_right(
         np.testing.assert_array_equal(store.array(name, rows), vectors[rows])
         kept = store._maps._chunks.values()
         assert sum(c.nbytes for c in kept) <= 3 * 4096
+
+
+def test_a_head_learns_block_by_block_from_objects(
+    bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(chunks, "FETCHED_BYTES", 3 * 4096)
+    monkeypatch.setattr(blocks, "IN_MEMORY", 0)
+    vectors = np.random.default_rng(1).standard_normal((2000, 8)).astype(np.float32)
+    vector_stores.write(bucket / "s.zarr", vectors)
+    delete(bucket / "s.zarr", [Store.open(bucket / "s.zarr").array("samples/id")[7]])
+    left = np.delete(vectors, 7, axis=0)
+    truth = (left[:, 0] + np.random.default_rng(2).standard_normal(len(left)) > 0).astype(int)
+    read = Store.open(bucket / "s.zarr").read(vector_stores.spec_of(8)).vectors
+    assert isinstance(read, blocks.Blocks)
+    found = LogisticProbe(C=1.0, tol=1e-8).fit(read, truth).predict_proba(left)
+    theirs = LogisticRegression(C=1.0, tol=1e-10).fit(left.astype(np.float64), truth)
+    np.testing.assert_allclose(found, theirs.predict_proba(left), atol=1e-4)
 
 
 def test_odd_names_of_labels_are_keys_too(bucket: Path) -> None:

@@ -162,6 +162,8 @@ def test_a_reader_has_the_environment_of_now(monkeypatch: pytest.MonkeyPatch) ->
     assert list(read_each(reader_jobs.variable, [("EMBEDSTORE_TRIED",)], 1)) == [""]
     monkeypatch.setenv("EMBEDSTORE_TRIED", "yes")
     assert list(read_each(reader_jobs.variable, [("EMBEDSTORE_TRIED",)], 1)) == ["yes"]
+    monkeypatch.delenv("HOME")  # which it was started with
+    assert list(read_each(reader_jobs.variable, [("HOME",)], 1)) == [""]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
