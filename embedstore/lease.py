@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedstore.bucket import Changed
 from embedstore.errors import StoreBusy, StoreError
-from embedstore.places import Changed, ObjectPlace, held, version_of
+from embedstore.places import ObjectPlace, held, version_of
 
 if TYPE_CHECKING:
     from obstore import UpdateVersion

@@ -24,7 +24,6 @@ How a store is written there, where nothing can be locked or renamed:
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
@@ -38,11 +37,11 @@ from itertools import islice
 from pathlib import Path, PosixPath
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from embedstore.errors import StoreBusy, StoreError, UsageError
+from embedstore.bucket import SCHEMES, Changed, request
+from embedstore.errors import StoreBusy, UsageError
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, PutMode, PutResult, UpdateVersion
-    from obstore.store import ObjectStore, RetryConfig
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -50,36 +49,9 @@ S = TypeVar("S")
 AT_ONCE = 16
 """Requests at once."""
 
-_SCHEMES = {
-    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL",
-    "gs": "GOOGLE_SERVICE_ACCOUNT",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY",
-}
-_SETTINGS = ("AWS_", "GOOGLE_", "AZURE_")
-_OBJECT = re.compile(rf"({'|'.join(_SCHEMES)}):/+(.*)", re.DOTALL)
+_OBJECT = re.compile(rf"({'|'.join(SCHEMES)}):/+(.*)", re.DOTALL)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://")
-_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
 _KEYS = "EMBEDSTORE_KEYS"
-_CODE = re.compile(r"<Code>(\w+)</Code>")
-_REFUSED = re.compile("AccessDenied|Signature|AccessKey|Token|Authoriz|Authentic")
-_REASONS = (
-    ("BadScheme", "http:// needs AWS_ALLOW_HTTP=true"),
-    ("api/token|security-credentials|169.254|redential", "no credentials"),
-    ("error sending request|onnect", "nobody answers"),
-)
-_STATUS = re.compile(r"status code: (\d+ [A-Za-z ]+)|status: (\d+)")
-
-
-class PlaceError(StoreError, OSError):
-    """An object cannot be read or written."""
-
-
-class Unreachable(PlaceError):
-    """Object storage does not answer, or not for a reason of one object's: to be tried again."""
-
-
-class Changed(StoreBusy):
-    """An object is not the one it was known as."""
 
 
 def place(text: str | Path) -> Path:
@@ -100,7 +72,7 @@ def place(text: str | Path) -> Path:
             raise UsageError(f"{text}: give a bucket and a name, such as {scheme}://bucket/x.zarr")
         return ObjectPlace(f"{scheme}:", *parts)
     if isinstance(text, str) and (other := _SCHEME.match(text)):
-        known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise UsageError(f"{text}: {other[1]}:// is not read here; give a path, or {known}")
     return Path(text)
 
@@ -177,8 +149,8 @@ class ObjectPlace(PosixPath):
 
     def head(self) -> ObjectMeta:
         """Return size, time and version of the object; `FileNotFoundError` without one."""
-        with _told(self) as obstore:
-            found: ObjectMeta = obstore.head(_store(self), self.key)
+        with request(str(self), self.bucket) as (obstore, store):
+            found: ObjectMeta = obstore.head(store, self.key)
             return found
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
@@ -210,14 +182,14 @@ class ObjectPlace(PosixPath):
 
     def read_version(self) -> tuple[bytes, ObjectMeta]:
         """Return the whole object, and which version of it this is."""
-        with _told(self) as obstore:
-            found = obstore.get(_store(self), self.key)
+        with request(str(self), self.bucket) as (obstore, store):
+            found = obstore.get(store, self.key)
             return found.bytes().to_bytes(), found.meta
 
     def read_range(self, start: int, stop: int) -> bytes:
         """Return some bytes of the object; fewer at its end."""
-        with _told(self) as obstore:
-            found = obstore.get_range(_store(self), self.key, start=start, end=stop)
+        with request(str(self), self.bucket) as (obstore, store):
+            found = obstore.get_range(store, self.key, start=start, end=stop)
             return bytes(found)
 
     def open(self, mode: str = "r", *_: Any, **how: Any) -> IO[Any]:  # type: ignore[override]
@@ -230,8 +202,8 @@ class ObjectPlace(PosixPath):
 
     def put(self, data: bytes, mode: PutMode = "overwrite") -> UpdateVersion:
         """Put the object whole, and return its version; `Changed` where the condition fails."""
-        with _told(self) as obstore:
-            made = obstore.put(_store(self), self.key, data, mode=mode, use_multipart=False)
+        with request(str(self), self.bucket) as (obstore, store):
+            made = obstore.put(store, self.key, data, mode=mode, use_multipart=False)
         return version_of(made)
 
     def write_bytes(self, data: Any) -> int:
@@ -266,8 +238,8 @@ class ObjectPlace(PosixPath):
 
     def _listed(self, most: int | None = None) -> Iterator[ObjectMeta]:
         prefix = f"{self.key}/" if self.key else None
-        with _told(self) as obstore:
-            for some in obstore.list(_store(self), prefix, chunk_size=most or 1000):
+        with request(str(self), self.bucket) as (obstore, store):
+            for some in obstore.list(store, prefix, chunk_size=most or 1000):
                 yield from some
 
 
@@ -355,9 +327,9 @@ def missing_of(files: Iterable[Path]) -> set[Path]:
 
 def _names_in(folder: Path) -> set[Path]:
     assert isinstance(folder, ObjectPlace)
-    with _told(folder) as obstore:
+    with request(str(folder), folder.bucket) as (obstore, store):
         prefix = f"{folder.key}/" if folder.key else None
-        listed = obstore.list_with_delimiter(_store(folder), prefix)
+        listed = obstore.list_with_delimiter(store, prefix)
         return {folder.child(meta["path"]) for meta in listed["objects"]}
 
 
@@ -372,8 +344,8 @@ def remove(files: Sequence[Path]) -> None:
         held = _held_of(some[0])
         if held:
             held.confirm()
-        with _told(some[0]) as obstore:
-            obstore.delete(_store(some[0]), [f.key for f in some])
+        with request(str(some[0]), some[0].bucket) as (obstore, store):
+            obstore.delete(store, [f.key for f in some])
         if held:
             for file in some:
                 held.versions.pop(file.key, None)
@@ -493,80 +465,3 @@ def ahead(
 @lru_cache(maxsize=1)
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="objects")
-
-
-def object_store(where: ObjectPlace) -> ObjectStore:
-    """Return obstore's store of a bucket, as the environment describes it."""
-    return _store(where)
-
-
-def _store(where: ObjectPlace) -> ObjectStore:
-    settings = tuple(item for item in os.environ.items() if item[0].startswith(_SETTINGS))
-    return _connected(where.parts[0].removesuffix(":"), where.parts[1], settings)
-
-
-@lru_cache(maxsize=8)
-def _connected(scheme: str, bucket: str, settings: object) -> ObjectStore:
-    """Connect to a bucket; whether anyone answers is tried with less patience."""
-    from datetime import timedelta
-
-    quick: RetryConfig = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
-    where = ObjectPlace(f"{scheme}:", bucket)
-    with _told(where) as obstore:
-        from obstore.store import from_url
-
-        url = f"{scheme}://{bucket}"
-        first = from_url(url, retry_config=quick)
-        try:
-            obstore.head(first, ".embedstore")
-        except FileNotFoundError as error:
-            if any(word in str(error) for word in _NO_BUCKET):
-                raise
-        except obstore.exceptions.PermissionDeniedError:
-            pass  # of that one object, perhaps
-        made: ObjectStore = from_url(url)
-        return made
-
-
-@contextmanager
-def _told(where: ObjectPlace) -> Iterator[Any]:
-    """Yield obstore; say in one line what an error of its means, whose text has the endpoint."""
-    try:
-        import obstore
-        from obstore import exceptions
-    except ImportError as error:
-        raise StoreError(
-            f"{where.bucket}: object storage needs obstore: pip install 'embedstore[cloud]'"
-        ) from error
-
-    try:
-        yield obstore
-    except FileNotFoundError as error:
-        if not any(word in str(error) for word in _NO_BUCKET):
-            raise FileNotFoundError(errno.ENOENT, "no such object", str(where)) from None
-        raise Unreachable(_one_line(where, error)) from None
-    except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-        raise Changed(f"{where}: is another object by now") from None
-    except exceptions.PermissionDeniedError as error:
-        raise PlaceError(_one_line(where, error)) from None
-    except (exceptions.BaseError, ValueError) as error:
-        raise Unreachable(_one_line(where, error)) from None
-
-
-def _one_line(where: ObjectPlace, error: Exception) -> str:
-    """Say what is wrong and where to look; the text of the error is not for showing."""
-    text = str(error)
-    if any(word in text for word in _NO_BUCKET):
-        return f"{where.bucket}: no such bucket at this endpoint; make it first"
-    settings = _SCHEMES[where.parts[0].removesuffix(":")]
-    code = found[1] if (found := _CODE.search(text)) else ""
-    if "PermissionDenied" in type(error).__name__ or _REFUSED.search(code):
-        reason = f"not allowed ({code or 'access denied'})"
-        return f"{where}: {reason}; look at the credentials in the environment: {settings}"
-    reason = next((said for words, said in _REASONS if re.search(words, repr(error))), "")
-    if not reason and (found := _STATUS.search(text)):
-        reason = (found[1] or found[2]).strip()
-    return (
-        f"{where.bucket}: cannot be used ({code or reason or type(error).__name__}); look at the "
-        f"environment: {settings}"
-    )

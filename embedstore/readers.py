@@ -25,8 +25,8 @@ from queue import SimpleQueue
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from embedstore.bucket import Unreachable
 from embedstore.errors import EmbedstoreError, ImageError
-from embedstore.places import Unreachable
 
 MEMORY = 1792 * 2**20
 """Bytes of data a reader process may hold; an image that needs more is a failure."""

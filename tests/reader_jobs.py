@@ -15,8 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from embedstore.bucket import Unreachable
 from embedstore.errors import ImageError
-from embedstore.places import Unreachable
 
 
 def work(what: str, value: int = 0) -> int:

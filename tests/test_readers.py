@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import reader_jobs
 
+from embedstore.bucket import Unreachable
 from embedstore.errors import ImageError
-from embedstore.places import Unreachable
 from embedstore.readers import MEMORY, read_each
 
 TESTS = Path(__file__).parent

@@ -14,9 +14,9 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from embedstore.bucket import Unreachable
 from embedstore.errors import ImageError
 from embedstore.images.dicom import DicomImage, is_dicom
-from embedstore.places import Unreachable
 from embedstore.types import Pixels
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".dcm", ".dicom"})

@@ -34,8 +34,8 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import VR
 
+from embedstore.bucket import Unreachable
 from embedstore.errors import ImageError
-from embedstore.places import Unreachable
 
 LARGEST_INFLATED = 2**30
 """Bytes a deflated data set may unfold to; deflate packs up to 1032 to 1."""
