@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from embedstore.errors import StoreBusy, StoreError
+from embedstore.errors import StoreBusy, StoreError, UsageError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig
@@ -99,7 +99,7 @@ def _told(name: str, bucket: str) -> Iterator[Any]:
         import obstore
         from obstore import exceptions
     except ImportError as error:
-        raise StoreError(
+        raise UsageError(
             f"{bucket}: object storage needs obstore: pip install 'embedstore[cloud]'"
         ) from error
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.distinct import distinct
-from embedstore.errors import DataError
+from embedstore.errors import UsageError
 
 
 def order_of(labels: NDArray[np.str_], order: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -19,15 +19,15 @@ def order_of(labels: NDArray[np.str_], order: tuple[str, ...] = ()) -> tuple[str
 
     Raises
     ------
-    DataError
+    UsageError
         `order` leaves a class out or names one twice.
     """
     found = set(map(str, distinct(labels)[0].tolist()))
     if order:
         if missing := found - set(order):
-            raise DataError(f"the class order leaves out {', '.join(sorted(missing))}")
+            raise UsageError(f"the class order leaves out {', '.join(sorted(missing))}")
         if len(set(order)) < len(order):
-            raise DataError(f"the class order names a class twice: {', '.join(order)}")
+            raise UsageError(f"the class order names a class twice: {', '.join(order)}")
         return tuple(c for c in order if c in found)
     if numeric(found):
         return tuple(sorted(found, key=lambda v: (float(v), v)))

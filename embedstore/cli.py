@@ -73,7 +73,7 @@ Version = Annotated[
 
 @app.callback(epilog=examples(""))
 def options(
-    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Version = False,
 ) -> None:
     """Frozen embeddings of medical images in plain Zarr, and honest probes on them."""

@@ -66,29 +66,31 @@ def extract(
     """Embed images into a store; running it again does only what is missing."""
     from functools import partial
 
+    one_of("--precision", precision, ("auto", "float32", "bfloat16"))
+    _check_backbones(backbone or [])
+    _check_store(store, patient_ids)
+    archived = _is_archive(manifest)
+    table = None
+    if archived:
+        _refuse("a DICOM archive", {"--column": column, "--root": root})
+        _check_archive(join, on, label, frames)
+    else:
+        _refuse("anything but a DICOM archive", {"--join": join, "--on": on})
+        table = _table(manifest, column, label, root, frames)
+
+    # torch takes seconds: what can be refused without it has been
     from embedstore import extract as extraction
     from embedstore.images.recipe import named
     from embedstore.plan import choose
     from embedstore.report.progress import progress
 
-    one_of("--precision", precision, ("auto", "float32", "bfloat16"))
-    if not backbone:
-        raise UsageError("give at least one --backbone: statistics, biomedclip, convnext_tiny, …")
-    _check_store(store, patient_ids)
     chosen = named(recipe, resize, exact, window)
     devices = ["cpu"] if ray else _devices(device)  # the cluster has its own
-    archived = _is_archive(manifest)
-    if archived:
-        _refuse("a DICOM archive", {"--column": column, "--root": root})
-        _check_archive(join, on, label, frames)
-        read = partial(archived_images, manifest, join, on, label, frames, workers, file_timeout)
-    else:
-        _refuse("anything but a DICOM archive", {"--join": join, "--on": on})
-        read = partial(_table, manifest, column, label, root, frames)
-    load = partial(_load, list(dict.fromkeys(backbone)), chosen, pooling)
+    load = partial(_load, list(dict.fromkeys(backbone or [])), chosen, pooling)
     copies = [load(d) for d in devices]
     loaded = copies[0]
-    table = read()
+    if table is None:
+        table = archived_images(manifest, join, on, label, frames, workers, file_timeout)
     _tell_manifest(table, loaded)
     samples = _hide(table.samples, store, archived) if patient_ids == "hash" else table.samples
     made = extraction.recorded_precision(store, loaded) if precision == "auto" else precision
@@ -108,6 +110,17 @@ def extract(
                 samples, store, loaded, plan, *how, show, copies[1:], cluster
             )
     _tell_summary(store, loaded, summary)
+
+
+def _check_backbones(names: Sequence[str]) -> None:
+    """Refuse a name that is no backbone's, before torch is there."""
+    from embedstore import registry
+    from embedstore.backbones import parse
+
+    if not names:
+        raise UsageError("give at least one --backbone: statistics, biomedclip, convnext_tiny, …")
+    for name in names:
+        registry.known(registry.BACKBONES, parse(name)[0])
 
 
 def _load(names: Sequence[str], recipe: Recipe, pooling: str, device: str) -> list[Backbone]:
@@ -309,8 +322,10 @@ def _tell_summary(store: Path, loaded: list[Backbone], summary: Summary) -> None
         )
     if summary.kept:
         say(out, f"pixels: {summary.kept} pictures kept")
+    told = {getattr(b, "note", "") for b in loaded}
     for note in dict.fromkeys([*summary.notes, *(n for b in loaded for n in opened.notes(b.spec))]):
-        say(err, f"note: {note}")
+        if note not in told:
+            say(err, f"note: {note}")
     tell_failures(summary.failures)
     if any(not f.path for f in summary.failures):
         say(err, f"note: {store.name}.linkage.csv has the files of the failed")

@@ -23,14 +23,14 @@ Backbone = Annotated[
     str,
     typer.Option(
         autocompletion=cli_names.backbones,
-        help="NAME[@WEIGHTS] or a model folder; of a store, the name it has there.",
+        help="NAME, NAME@WEIGHTS or a model folder; of a store, the name it has there.",
     ),
 ]
 Weights = Annotated[
     str,
     typer.Option(
-        help="NAME[@WEIGHTS] or a folder that holds the model of the store's vectors; by default "
-        "--backbone."
+        help="NAME, NAME@WEIGHTS or a folder that holds the model of the store's vectors; by "
+        "default --backbone."
     ),
 ]
 Out = Annotated[

@@ -26,8 +26,9 @@ Backbone = Annotated[
     list[str] | None,
     typer.Option(
         autocompletion=cli_names.backbones,
-        help="NAME[@WEIGHTS] or a model folder, several times for several: biomedclip, "
-        "convnext_tiny, timm:MODEL, open_clip:MODEL@TAG, statistics; @FILE or @random.",
+        help="NAME, NAME@WEIGHTS or a model folder, several times for several: biomedclip, "
+        "convnext_tiny, timm:MODEL, open_clip:MODEL@TAG, statistics, phantom-clip; @FILE or "
+        "@random.",
     ),
 ]
 Recipe = Annotated[str, typer.Option(help="Preprocessing: mammography, plain, molina2025.")]
@@ -35,7 +36,7 @@ Resize = Annotated[
     str, typer.Option(help="pad, squash or centre-crop instead of the recipe's own.")
 ]
 Exact = Annotated[
-    bool, typer.Option(help="Decode files in full, not only as far as the recipe needs.")
+    bool, typer.Option("--exact", help="Decode files in full, not only as far as the recipe needs.")
 ]
 Window = Annotated[
     int, typer.Option(help="Which window or VOI LUT of a DICOM file, from 0.", min=0)
@@ -68,7 +69,8 @@ Column = Annotated[
     ),
 ]
 Label = Annotated[
-    list[str] | None, typer.Option(help="Label columns to keep; by default all small ones.")
+    list[str] | None,
+    typer.Option(help="Label columns to keep; by default those of at most 50 values."),
 ]
 Root = Annotated[
     Path | None,
@@ -94,10 +96,11 @@ Workers = Annotated[
 ]
 FileTimeout = Annotated[float, typer.Option(help="Seconds one file may take.", min=0.1)]
 KeepPixels = Annotated[
-    bool, typer.Option(help="Keep the pictures the backbones see, for other backbones.")
+    bool,
+    typer.Option("--keep-pixels", help="Keep the pictures the backbones see, for other backbones."),
 ]
-Strict = Annotated[bool, typer.Option(help="Stop at the first unusable image.")]
-RetryFailures = Annotated[bool, typer.Option(help="Try failed images again.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unusable image.")]
+RetryFailures = Annotated[bool, typer.Option("--retry-failures", help="Try failed images again.")]
 Ray = Annotated[
     str,
     typer.Option(

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedstore import cli_names
-from embedstore.cli_console import err, out, pairs, say, tell_failures
-from embedstore.errors import DataError
+from embedstore.cli_console import err, one_of, out, pairs, say, tell_failures
+from embedstore.errors import DataError, UsageError
+from embedstore.output import refuse
 from embedstore.places import place
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ BackboneName = Annotated[
     typer.Option(
         "--backbone",
         autocompletion=cli_names.backbones,
-        help="NAME[@WEIGHTS] for new images; by default the probe's own by name.",
+        help="NAME or NAME@WEIGHTS for new images; by default the probe's own by name.",
     ),
 ]
 Column = Annotated[
@@ -45,6 +46,7 @@ Column = Annotated[
 ]
 By = Annotated[str, typer.Option(help="image or exam: the mean over an exam's images.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="CSV", help="Write a table there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the table of --out.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 SHOWN = 20
@@ -61,16 +63,22 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     workers: Annotated[int, typer.Option(help="Reader processes; -1: chosen.", min=-1)] = -1,
     to: Out = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Give each image, or each exam, the calibrated probability of each class."""
+    one_of("--by", by, ("image", "exam"))
+    if not source.exists():
+        raise UsageError(f"{source}: no such store, table or folder")
+    if to:
+        refuse(to, force, ())
+
+    # torch takes seconds: what can be refused without it has been
     from embedstore import saved
-    from embedstore.cli_console import one_of
     from embedstore.predict import predictions, rows, write_csv
     from embedstore.report.table import prediction_table
     from embedstore.store import Store
 
-    one_of("--by", by, ("image", "exam"))
     loaded = saved.load(probe, head)
     if (source / "zarr.json").exists():
         found = predictions(loaded, Store.open(source).read(loaded.spec.key), by)
@@ -79,8 +87,9 @@ def predict(
             store = _extracted(loaded, source, backbone, column, device, workers, Path(folder))
             found = predictions(loaded, store.read(loaded.spec.key), by)
     if to:
-        write_csv(found, to)
+        write_csv(found, to, force)
         say(out, f"{to}: {len(found.ids)} rows")
+        _tell_notes(loaded)
     elif as_json:
         print(json.dumps(rows(found), indent=2))
     else:
@@ -91,6 +100,10 @@ def predict(
 def _tell_rest(found: Prediction, probe: SavedProbe) -> None:
     if len(found.ids) > SHOWN:
         say(out, f"… and {len(found.ids) - SHOWN} more; --out FILE.csv or --json has all")
+    _tell_notes(probe)
+
+
+def _tell_notes(probe: SavedProbe) -> None:
     for note in probe.report.notes:
         say(out, f"note: {note}")
 

@@ -92,6 +92,12 @@ def probe(
     as_json: AsJson = False,
 ) -> None:
     """Train heads on stored vectors and score them by patient, with intervals and floors."""
+    from embedstore.store import Store
+
+    opened = Store.open(store, verify)
+    opened.column_array(label)
+
+    # scikit-learn takes seconds: what can be refused without it has been
     from embedstore import subgroups
     from embedstore.evaluate import Protocol
     from embedstore.heads import grids, load_heads
@@ -101,7 +107,6 @@ def probe(
     from embedstore.report.reliability import draw_reliability, refuse_diagram
     from embedstore.report.score_plot import draw_scores
     from embedstore.report.table import SHOWN
-    from embedstore.store import Store
     from embedstore.texts import read_prompts
 
     one_of("--level", level, LEVELS)
@@ -117,8 +122,6 @@ def probe(
     curve = _curve(few_shot, label_fraction, sweep)
     if save and curve != [None]:
         raise UsageError("--save is of a head fitted to all images; leave the learning curve out")
-    opened = Store.open(store, verify)
-    opened.column_array(label)
     classes = tuple(c.strip() for c in order.split(",") if c.strip())
     seeds = repeats or (10 if few_shot or label_fraction else 1)
     specs = specs_of(opened, backbone)

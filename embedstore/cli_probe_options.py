@@ -68,7 +68,9 @@ PromptFile = Annotated[
 ]
 TextBackbone = Annotated[
     str,
-    typer.Option(help="NAME[@WEIGHTS] that reads --prompt; by default the vectors' own by name."),
+    typer.Option(
+        help="NAME or NAME@WEIGHTS that reads --prompt; by default the vectors' own by name."
+    ),
 ]
 Save = Annotated[
     Path | None,

@@ -61,7 +61,7 @@ def list_(as_json: AsJson = False) -> None:
         ]
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    table = Table("name", "classes", "descriptions", "templates", "variants", "")
+    table = Table("name", "classes", "descriptions", "templates", "variants", "title")
     for s in sets:
         numbers = (len(s.descriptions), len(s.templates), count(s))
         table.add_row(s.name, ", ".join(s.classes), *map(str, numbers), s.title)

@@ -23,8 +23,8 @@ Backbone = Annotated[
 TextBackbone = Annotated[
     str,
     typer.Option(
-        help="NAME[@WEIGHTS] that reads sentences which the store does not keep; by default the "
-        "vectors' own by name."
+        help="NAME or NAME@WEIGHTS that reads sentences which the store does not keep; by default "
+        "the vectors' own by name."
     ),
 ]
 Device = Annotated[str, typer.Option(help="For encoding sentences: auto, cpu, cuda, cuda:1, mps.")]

@@ -58,7 +58,10 @@ Text = Annotated[
     ),
 ]
 TextBackbone = Annotated[
-    str, typer.Option(help="NAME[@WEIGHTS] that reads --text; by default the vectors' own by name.")
+    str,
+    typer.Option(
+        help="NAME or NAME@WEIGHTS that reads --text; by default the vectors' own by name."
+    ),
 ]
 PerQuery = Annotated[
     Path | None,

@@ -58,7 +58,7 @@ Vectors = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        help="NAME[@WEIGHTS] or folder that embeds --image and --text; by default the vectors' "
+        help="NAME, NAME@WEIGHTS or folder that embeds --image and --text; by default the vectors' "
         "own by name."
     ),
 ]

@@ -36,7 +36,7 @@ Models = Annotated[
     typer.Option(
         "--model",
         metavar="BACKBONE=NAME",
-        help="NAME[@WEIGHTS] or folder of a backbone that is not to be had by its own name.",
+        help="NAME, NAME@WEIGHTS or folder of a backbone that is not to be had by its own name.",
     ),
 ]
 MaxUpload = Annotated[int, typer.Option(metavar="MB", help="The largest file sent.", min=1)]

@@ -16,6 +16,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class EmbedstoreError(Exception):
     """Base of every error embedstore raises on purpose; the text is one line, made to be shown."""
@@ -72,3 +75,9 @@ class StoreBusy(StoreError):
 
 class SpecMismatch(StoreError):
     """Vectors of two Specs were about to be mixed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'NAME'?`` where a known name is close to a wrong one, else ``""``."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -17,7 +17,7 @@ from embedstore.calibration import fit_temperature
 from embedstore.choose import Chosen, Grid, Sides, answers, chosen
 from embedstore.classes import order_of
 from embedstore.distinct import distinct
-from embedstore.errors import DataError, UsageError
+from embedstore.errors import DataError, UsageError, did_you_mean
 from embedstore.few import Few
 from embedstore.fitted import Answers, Fitted, fit
 from embedstore.leaks import leaks
@@ -25,7 +25,7 @@ from embedstore.levels import FUSIONS, LEVELS, differing_note, fused, missing_no
 from embedstore.levels import sides as left_right
 from embedstore.metrics import Draws
 from embedstore.metrics.counts import confusion
-from embedstore.remarks import grid_notes, image_notes, order_note, subgroup_notes
+from embedstore.remarks import grid_notes, image_notes, order_notes, subgroup_notes
 from embedstore.results import Report
 from embedstore.results import Sides as LeftRight
 from embedstore.scoring import Grouping, scores, subgroups
@@ -39,7 +39,8 @@ from embedstore.types import OUTSIDE, VALIDATION, Embeddings, Floats, Split
 def labelled(embeddings: Embeddings, label: str) -> tuple[Embeddings, NDArray[np.str_], int]:
     """Leave out the images whose label is unknown; also return the labels and how many left."""
     if label not in embeddings.columns:
-        raise UsageError(f"no column {label!r}; there are {', '.join(embeddings.columns)}")
+        hint = did_you_mean(label, embeddings.columns)
+        raise UsageError(f"no column {label!r}; there are {', '.join(embeddings.columns)}{hint}")
     values = embeddings.columns[label]
     known = values != ""
     if not known.any():
@@ -228,7 +229,7 @@ def judged(
         n_patients=len(np.unique(tested.groups)),
         seconds=time.monotonic() - began,
         notes=(*posed.notes, *noted, *subgroup_notes(scored, how.by))
-        + order_note(classes, how.order),
+        + order_notes(classes, how.order),
         chosen=tuple(dict(c.parameters) for c in found) if how.grid else (),
         few=str(how.few) if how.few else "",
         n_train_patients=_mean_number(posed.groups[train] for train, _ in posed.sides),

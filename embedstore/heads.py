@@ -125,7 +125,7 @@ def _installed(name: str) -> Any:
         return registry.load(registry.PROBES, name)
     except UnknownName as error:
         raise UnknownName(
-            f"{error}; or give FILE.py:CLASS, or MODULE:CLASS of any scikit-learn classifier"
+            f"{error} (or give FILE.py:CLASS, or MODULE:CLASS of any scikit-learn classifier)"
         ) from error
 
 

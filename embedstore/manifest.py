@@ -32,7 +32,9 @@ USUAL: Mapping[str, tuple[str, ...]] = {
 """The names each column goes by, in order of preference; compared in lower case."""
 
 MAX_LABEL_VALUES = 50
+_TABLES = {".csv", ".tsv", ".parquet"}
 _SHOWN = 5
+_FEW_ROWS = 10
 _USUAL_NAMES = {name for names in USUAL.values() for name in names}
 _OWN_COLUMNS = {f.name for f in fields(Sample)} - {"labels", "frame", "private"}
 
@@ -81,7 +83,7 @@ def read_manifest(
         Role to column name for what does not go by a usual name (see `USUAL`).
     labels
         Columns to keep as labels; by default every other column with at most
-        50 distinct values that does not go by a role's usual name.
+        50 distinct values, not another in every row, that does not go by a role's usual name.
     root
         Folder that relative image paths start from; by default the table's own.
     allow_missing
@@ -185,7 +187,7 @@ def _from_table(
             f"no column of image files among {listed}; name it with --column image=NAME"
         )
     wanted = label_columns(table, roles, labels, findings)
-    if findings.problems:
+    if "image" not in roles:
         raise _failure(findings)
     text = {name: texts(table, name) for name in [*roles.values(), *wanted]}
     paths = [inside(root, value) for value in text[roles["image"]]]
@@ -259,16 +261,22 @@ def _default_labels(table: pl.DataFrame, roles: Mapping[str, str], findings: Fin
     rest = [name for name in table.columns if name and name not in roles.values()]
     # a second patient or exam column would go into the store as it is, names and all
     reserved = [name for name in rest if name.lower() in _USUAL_NAMES]
-    many = [
-        name for name in rest if name not in reserved and table[name].n_unique() > MAX_LABEL_VALUES
+    free = [name for name in rest if name not in reserved]
+    many = [name for name in free if table[name].n_unique() > MAX_LABEL_VALUES]
+    # as many values as rows name the rows and class nothing
+    own = [
+        name for name in free if table.height > _FEW_ROWS and table[name].n_unique() == table.height
     ]
+    own = [name for name in own if name not in many]
     if reserved:
         findings.notes.append(f"columns that name a role left out: {', '.join(reserved)}")
     if many:
         findings.notes.append(
             f"columns with over {MAX_LABEL_VALUES} values left out: {', '.join(many)}"
         )
-    return [name for name in rest if name not in {*reserved, *many}]
+    if own:
+        findings.notes.append(f"columns with another value in every row left out: {', '.join(own)}")
+    return [name for name in free if name not in {*many, *own}]
 
 
 def ids_from_paths(paths: list[str]) -> list[str]:
@@ -336,7 +344,8 @@ def numbered_within_patients(roles: Mapping[str, str], text: Mapping[str, list[s
 
 
 def _from_folder(folder: Path) -> Manifest:
-    every = map(folder.joinpath, files_below(folder)) if is_remote(folder) else folder.rglob("*")
+    below = map(folder.joinpath, files_below(folder)) if is_remote(folder) else folder.rglob("*")
+    every = list(below)
     files = sorted(p for p in every if p.suffix.lower() in SUFFIXES)
     files = files if is_remote(folder) else [p for p in files if p.is_file()]
     if not files:
@@ -349,6 +358,9 @@ def _from_folder(folder: Path) -> Manifest:
         for i, path, p in zip(ids, files, inner, strict=True)
     )
     notes = _patient_note({})
+    if tables := sorted(p for p in every if p.suffix.lower() in _TABLES):
+        said = f"{tables[0]} was not read; where it lists the images, extract {tables[0]}"
+        notes = (said, *notes)
     if loose := sum(len(p.parts) == 1 for p in inner):
         notes = (f"label 'class' is empty in {loose} of {len(files)} rows", *notes)
     return Manifest(tuple(samples), {}, ("class",), notes)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import DataError
+from embedstore.errors import UsageError
 from embedstore.fitted import Answers
 from embedstore.levels import Units, units
 from embedstore.output import put
@@ -46,7 +46,7 @@ def predictions(probe: SavedProbe, embeddings: Embeddings, by: str = "image") ->
     ------
     SpecMismatch
         The vectors are of another Spec.
-    DataError
+    UsageError
         By exam, where no exam is known.
     """
     found = probe.predict(embeddings)
@@ -56,7 +56,7 @@ def predictions(probe: SavedProbe, embeddings: Embeddings, by: str = "image") ->
     exams = embeddings.columns.get("exam", np.full(len(embeddings), ""))
     known = exams != ""
     if not known.any():
-        raise DataError("no image has an exam; leave out --by exam, or add the column")
+        raise UsageError("no image has an exam; leave out --by exam, or add the column")
     taken = embeddings.take(known)
     of = units(taken, "exam")
     sides = np.char.upper(taken.columns.get("laterality", np.full(len(taken), "")))
@@ -97,8 +97,14 @@ def _of_sides(found: Prediction, row: int) -> dict[str, str]:
     return {"left": str(found.left[row]), "right": str(found.right[row])}
 
 
-def write_csv(found: Prediction, path: Path) -> None:
-    """Write id, images, answer, of exams the answers of each side, and ``p_CLASS`` columns."""
+def write_csv(found: Prediction, path: Path, force: bool = False) -> None:
+    """Write id, images, answer, of exams the answers of each side, and ``p_CLASS`` columns.
+
+    Raises
+    ------
+    UsageError
+        Something is there already, and not `force`.
+    """
     import polars as pl
 
     columns = {f"p_{name}": found.probabilities[:, i] for i, name in enumerate(found.classes)}
@@ -106,5 +112,5 @@ def write_csv(found: Prediction, path: Path) -> None:
     if found.left is not None and found.right is not None:
         table |= {"left": found.left.tolist(), "right": found.right.tolist()}
     table |= columns
-    with put(path, replace=True) as fresh:
+    with put(path, force) as fresh:
         pl.DataFrame(table).write_csv(fresh)

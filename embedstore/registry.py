@@ -8,14 +8,14 @@ A third-party package adds a head or a backbone with one line of its own ``pypro
 
 from __future__ import annotations
 
-import difflib
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from embedstore.errors import EmbedstoreError, UnknownName
+from embedstore.errors import EmbedstoreError, UnknownName, did_you_mean
 
 PROBES = "embedstore.probes"
 BACKBONES = "embedstore.backbones"
+_NOUNS = {PROBES: "head", BACKBONES: "backbone"}
 
 
 def available(group: str) -> dict[str, EntryPoint]:
@@ -38,7 +38,12 @@ def available(group: str) -> dict[str, EntryPoint]:
 
 
 def load(group: str, name: str) -> Any:
-    """Import and return the plug-in `name`.
+    """Import and return the plug-in `name`; `UnknownName` as in `known`."""
+    return known(group, name).load()
+
+
+def known(group: str, name: str) -> EntryPoint:
+    """Return the entry point of the plug-in `name`; imports nothing.
 
     Raises
     ------
@@ -47,10 +52,9 @@ def load(group: str, name: str) -> Any:
     """
     points = available(group)
     if name not in points:
-        close = difflib.get_close_matches(name, points, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UnknownName(f"no {group} called {name!r}{hint} Known: {', '.join(points)}")
-    return points[name].load()
+        hint = did_you_mean(name, points)
+        raise UnknownName(f"no {_NOUNS[group]} {name!r}; there are {', '.join(points)}{hint}")
+    return points[name]
 
 
 def _owner(point: EntryPoint) -> str:

@@ -9,19 +9,26 @@ from embedstore.answered import Answered
 from embedstore.choose import Chosen, Grid, at_the_edge
 from embedstore.classes import numeric
 from embedstore.distinct import distinct
-from embedstore.subgroups import By
+from embedstore.subgroups import FEW_PATIENTS, By
 from embedstore.types import Embeddings
 
 _UNKNOWN = {"nan", "na", "n/a", "null", "<na>", "nat", "?"}
 
 
 def image_notes(embeddings: Embeddings, left_out: int, label: str) -> tuple[str, ...]:
-    """Say what is unknown of the images, and of classes whose name sounds like nothing known."""
+    """Say what is unknown of the images, and of classes named so, and that patients are few."""
     notes = []
     if left_out:
         notes.append(f"{left_out} images without {label} left out")
-    if unknown := int((embeddings.groups == "").sum()):
+    unknown = int((embeddings.groups == "").sum())
+    if unknown:
         notes.append(f"patients unknown for {unknown} images: each counts as a patient of its own")
+    patients = len(distinct(embeddings.groups[embeddings.groups != ""])[0]) + unknown
+    if patients < FEW_PATIENTS:
+        notes.append(
+            f"{patients} patients: of fewer than {FEW_PATIENTS}, scores and intervals say next to "
+            f"nothing"
+        )
     for value in distinct(embeddings.columns[label])[0].tolist():
         if value.strip().casefold() in _UNKNOWN:
             notes.append(
@@ -42,8 +49,10 @@ def subgroup_notes(scored: Answered, by: Sequence[By]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def order_note(classes: tuple[str, ...], order: tuple[str, ...]) -> tuple[str, ...]:
-    """Say in which order classes are taken that nobody put in order."""
+def order_notes(classes: tuple[str, ...], order: tuple[str, ...]) -> tuple[str, ...]:
+    """Say what of an order no image has, or in which order classes are taken without one."""
+    if absent := [name for name in order if name not in classes]:
+        return (f"--order names {', '.join(absent)}: no image is of it",)
     if order or len(classes) < 3 or numeric(classes):
         return ()
     return (

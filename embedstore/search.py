@@ -392,7 +392,7 @@ class Searcher:
         return self._groupings[per]
 
     def _refuse_k(self, k: int, rules: Rules, choice: _Choice, per: Per, where: str) -> None:
-        """Raise `DataError` where some query has fewer than `k` to choose from."""
+        """Raise an error where some query has fewer than `k` to choose from."""
         if where and not len(choice.each):
             raise DataError(_NONE_PASSES.format(where))
         left = len(choice.each)
@@ -404,7 +404,7 @@ class Searcher:
             left -= int(np.where(rules.barred >= 0, sizes[rules.barred], 0).sum(axis=1).max())
         if not 1 <= k <= left:
             passing = " that pass the filter" if where else ""
-            raise DataError(f"k is {k}; there are {left} {nouns(per)}{passing} to choose from")
+            raise UsageError(f"k is {k}; there are {left} {nouns(per)}{passing} to choose from")
 
 
 def nouns(per: Per) -> str:

@@ -44,7 +44,7 @@ from embedstore import blocks
 from embedstore.arrays import Arrays
 from embedstore.blocks import Blocks
 from embedstore.commit import damaged, read_root, stamp_of
-from embedstore.errors import DataError, StoreError, UsageError
+from embedstore.errors import DataError, StoreError, UsageError, did_you_mean
 from embedstore.kept import KeptPixels
 from embedstore.places import place
 from embedstore.types import Embeddings, Recipe, Spec
@@ -168,8 +168,9 @@ class Store(Arrays):
             return f"samples/labels/{name}"
         if name in SAMPLE_COLUMNS:
             return f"samples/{name}"
-        known = ", ".join((*self.labels, *SAMPLE_COLUMNS))
-        raise UsageError(f"{self.path}: no column {name!r}; there are {known}")
+        known = (*self.labels, *SAMPLE_COLUMNS)
+        hint = did_you_mean(name, known)
+        raise UsageError(f"{self.path}: no column {name!r}; there are {', '.join(known)}{hint}")
 
     def find(self, backbone: Spec | str) -> Spec:
         """Return the one Spec of that backbone name or key (or leading part of a key).

@@ -18,7 +18,6 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from embedstore.conditions import (
@@ -33,7 +32,7 @@ from embedstore.conditions import (
     Unknown,
     Value,
 )
-from embedstore.errors import UsageError
+from embedstore.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,9 +114,8 @@ def refuse_unknown(names: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _refuse_column(name: str, known: Sequence[str]) -> NoReturn:
-    near = get_close_matches(name, known, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    raise UsageError(f"filter: no column {name!r}; there are {', '.join(known)}{meant}")
+    hint = did_you_mean(name, known)
+    raise UsageError(f"filter: no column {name!r}; there are {', '.join(known)}{hint}")
 
 
 def parse(text: str) -> Where:

@@ -254,8 +254,8 @@ def test_vectors_that_are_not_numbers_are_refused(bad):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"order": ("a", "b")}, DataError, "class order leaves out c"),
-        ({"order": ("a", "b", "c", "a")}, DataError, "names a class twice"),
+        ({"order": ("a", "b")}, UsageError, "class order leaves out c"),
+        ({"order": ("a", "b", "c", "a")}, UsageError, "names a class twice"),
         ({"label": "z"}, UsageError, "no column 'z'"),
         ({"label": "empty"}, DataError, "empty for all 120 images"),
         ({"folds": 61}, DataError, "61 folds of 60 patients"),
@@ -318,6 +318,21 @@ def test_given_order_decides_quadratic_kappa_and_nothing_else():
     assert abs(kappa - values(straight)["quadratic_kappa"]) > 0.01
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "auroc"):
         assert values(turned)[name] == pytest.approx(values(straight)[name], abs=1e-4)
+
+
+@pytest.mark.parametrize(("patients", "noted"), [(19, True), (20, False)])
+def test_it_is_said_that_patients_are_few(patients, noted):
+    report = evaluate(cohort(2, patients=patients), "y", LogisticProbe, "logistic", folds=2)
+    assert any(n.startswith(f"{patients} patients: ") for n in report.notes) == noted
+
+
+def test_a_class_of_the_order_that_no_image_is_of_is_named():
+    how = {"make_probe": LogisticProbe, "name": "l", "folds": 2}
+    report = evaluate(cohort(3), "y", **how, order=("a", "b", "c", "d", "e"))
+    assert "--order names d, e: no image is of it" in report.notes
+    assert not any(
+        "--order" in n for n in evaluate(cohort(3), "y", **how, order=tuple("abc")).notes
+    )
 
 
 ALPHABETICAL = (

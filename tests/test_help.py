@@ -51,6 +51,20 @@ def test_each_example_is_taken_by_the_parser(
     assert path in {done[: len(path)] for done in run}
 
 
+@pytest.mark.parametrize("path", list(commands(ROOT)), ids=lambda path: " ".join(path) or "root")
+def test_the_help_of_each_option_is_shown_as_it_is_written(
+    path: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 1000)
+    assert _run([*path, "--help"], debug=True) == 0
+    screen = capsys.readouterr().out
+    command = ROOT
+    for name in path:
+        command = command.commands[name]
+    written = [p.help for p in command.params if getattr(p, "help", None)]
+    assert [text for text in written if text not in screen] == []
+
+
 def test_the_parser_refuses_what_no_command_has() -> None:
     for line in ("extract --stoer S.zarr films.csv", "probe S.zarr", "no-such S.zarr"):
         with pytest.raises(Exception, match=r"(?i)no such|missing"):

@@ -239,6 +239,16 @@ def test_a_folder_is_no_image_file(folder: Path) -> None:
     )
 
 
+def test_wrong_names_and_wrong_rows_are_reported_together(folder: Path) -> None:
+    table = pl.DataFrame({"image": ["a.png", "gone.png"], "t": ["x", "y"]})
+    found = problems(table, columns={"exam": "when"}, labels=["nope"], root=folder)
+    assert [problem.partition(":")[0] for problem in found] == [
+        "no column 'when' for exam; there are image, t",
+        "no label column 'nope'; there are image, t",
+        "1 files are missing",
+    ]
+
+
 def test_wrong_names_are_reported_together(folder: Path) -> None:
     table = pl.DataFrame({"picture": ["a.png"], "t": ["x"], "a/b": ["x"]})
     found = problems(table, columns={"doctor": "t", "exam": "when"}, labels=["a/b", "nope"])
@@ -327,6 +337,19 @@ def test_labels_are_by_default_the_columns_with_few_values(folder: Path) -> None
     assert "columns with over 50 values left out: label" in found.notes
 
 
+@pytest.mark.parametrize(("rows", "labels"), [(10, ("note", "t")), (11, ("t",))])
+def test_what_differs_in_every_row_is_a_label_only_where_asked_for(
+    folder: Path, rows: int, labels: tuple[str, ...]
+) -> None:
+    ids = [str(i) for i in range(rows)]
+    table = {"image": ["a.png"] * rows, "id": ids, "note": ids, "t": ["x", "y", *ids[2:-1], "y"]}
+    found = read_manifest(pl.DataFrame(table), root=folder)
+    assert found.labels == labels
+    told = "columns with another value in every row left out: note" in found.notes
+    assert told == ("note" not in labels)
+    assert read_manifest(pl.DataFrame(table), labels=["note"], root=folder).labels == ("note",)
+
+
 def test_labels_are_those_asked_for(folder: Path) -> None:
     table = pl.DataFrame({"image": ["a.png"], "t": ["x"], "u": ["y"], "view": ["CC"]})
     found = read_manifest(table, labels=["u", "u", "view"], root=folder)
@@ -387,6 +410,13 @@ def test_a_folder_and_a_table_of_it_give_the_same_samples(tmp_path: Path) -> Non
         read_manifest(tmp_path).samples
         == read_manifest(write_csv(tmp_path / "m.csv", rows)).samples
     )
+
+
+def test_a_table_in_a_folder_of_images_is_not_passed_over_in_silence(folder: Path) -> None:
+    table = write_csv(folder / "sub" / "films.csv", ROWS)
+    assert any(f"extract {table}" in note for note in read_manifest(folder).notes)
+    table.unlink()
+    assert not any("extract" in note for note in read_manifest(folder).notes)
 
 
 def test_files_of_one_stem_in_a_folder_keep_their_endings(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_classes_are_numbered_alike_in_every_split(tmp_path: Path) -> None:
     [
         ({"split": "val"}, DataError, "no sample of split 'val'; the splits are: test, train"),
         ({"label": "birads"}, UsageError, "no column 'birads'; there are"),
-        ({"label": "density", "order": ("A", "B")}, DataError, "leaves out C, D"),
+        ({"label": "density", "order": ("A", "B")}, UsageError, "leaves out C, D"),
         ({"backbone": "resnet"}, UsageError, "no embeddings of 'resnet'"),
         ({"backbone": "vit:late@x", "pixels": True}, DataError, "--keep-pixels"),
     ],

@@ -18,7 +18,7 @@ from test_evaluate import cohort
 from embedstore.backbones import load_backbone
 from embedstore.calibration import apply_temperature, fit_temperature
 from embedstore.cli import _run
-from embedstore.errors import DataError, SpecMismatch, UsageError
+from embedstore.errors import SpecMismatch, UsageError
 from embedstore.evaluate import Protocol, final, judge
 from embedstore.heads import Head, load_heads
 from embedstore.predict import predictions
@@ -167,7 +167,7 @@ def test_an_exam_is_the_mean_of_its_images() -> None:
         np.testing.assert_allclose(every.probabilities[i], each[exams == name].mean(axis=0))
         assert every.images[i] == (exams == name).sum() == 4
     assert "" not in every.ids.tolist()
-    with pytest.raises(DataError, match="no image has an exam"):
+    with pytest.raises(UsageError, match="no image has an exam"):
         predictions(probe, embeddings, "exam")
 
 
@@ -184,9 +184,15 @@ def test_the_command_gives_new_images_what_the_store_gave(
     assert "is there already" in capfd.readouterr().err
     assert _run([*said, "--force"], False) == 0
     for source, more in ((store, []), (films, ["--backbone", backbone])):
-        out = tmp_path / f"{source.stem}.csv"
+        out = tmp_path / f"of-{source.stem}.csv"
         assert _run(["predict", str(probe), str(source), "--out", str(out), *more], False) == 0
-    texts = [(tmp_path / f"{name}.csv").read_text() for name in ("s", films.stem)]
+    assert "note: " in capfd.readouterr().out
+    kept = films.read_bytes()
+    onto = ["predict", str(probe), str(store), "--out", str(films)]
+    assert _run(onto, False) == 2
+    assert "is there already" in capfd.readouterr().err
+    assert films.read_bytes() == kept
+    texts = [(tmp_path / f"of-{name}.csv").read_text() for name in ("s", films.stem)]
     tables = [list(csv.DictReader(text.splitlines())) for text in texts]
     assert [r["id"] for r in tables[0]] == Store.open(store).column("id").tolist()
     for one, other in zip(*tables, strict=True):

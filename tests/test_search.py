@@ -85,7 +85,7 @@ def test_a_filter_acts_inside_so_that_k_asked_is_k_given(mixed):
         cosine = cosines_of(vectors, vectors[0])
         expected = sorted(allowed, key=lambda j: -cosine[j])
         assert found.ids[0].tolist() == [f"i{j}" for j in expected]
-        with pytest.raises(DataError, match="images that pass the filter to choose from"):
+        with pytest.raises(UsageError, match="images that pass the filter to choose from"):
             store.search("texture", ["i0"], k=len(allowed) + 1, where=where)
 
 
@@ -105,7 +105,7 @@ def test_per_patient_and_per_exam_give_the_best_image_of_each(tmp_path, per):
     expected = [f"i{j}" for j in best.values()]
     found = store.search("texture", ["i3"], k=len(best), per=per)
     assert found.ids[0].tolist() == expected
-    with pytest.raises(DataError, match=rf"k is {len(best) + 1}; there are {len(best)} {per}s"):
+    with pytest.raises(UsageError, match=rf"k is {len(best) + 1}; there are {len(best)} {per}s"):
         store.search("texture", ["i3"], k=len(best) + 1, per=per)
 
 
@@ -155,7 +155,7 @@ def test_more_than_other_patients_have_is_refused(tmp_path):
     store = write(tmp_path / "s.zarr", TWINS, ["p", "p", "q", "q", "r", "r"])
     assert store.search("texture", ["i0"], k=4).ids.shape == (1, 4)
     for k in (0, -1, 5):
-        with pytest.raises(DataError, match=f"k is {k}; there are 4 images to choose from"):
+        with pytest.raises(UsageError, match=f"k is {k}; there are 4 images to choose from"):
             store.search("texture", ["i0"], k=k)
     assert store.search("texture", ["i0"], k=5, include_same_patient=True).ids.shape == (1, 5)
 

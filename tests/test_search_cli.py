@@ -200,7 +200,7 @@ def test_the_page_shows_what_was_found_in_its_order(films, capsys, tmp_path) -> 
         (["--text", "x", "--where", "__import__('os').system('true')"], 2, "a call is"),
         (["--text", "x", "--where", "nope == 1"], 2, "no column 'nope'"),
         (["--text", "x", "--where", "view == 'XCC'"], 1, "no image passes the filter"),
-        (["--text", "x", "-k", "41"], 1, "k is 41; there are 40 images"),
+        (["--text", "x", "-k", "41"], 2, "k is 41; there are 40 images"),
         (["--text", "x", "--per", "breast"], 2, "--per is image, exam, patient; not 'breast'"),
     ],
 )

@@ -117,7 +117,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Findings, work.Benc
     [
         (
             "labl = 'y'",
-            "study.toml: unknown key 'labl'; did you mean 'label'? Known are title, store",
+            "finetune, audit, map; did you mean 'label'?",
         ),
         (
             "store = 's'\nlabel = 'y'\n[[finetune]]\nbackbone = 'b'\nepoch = 3",

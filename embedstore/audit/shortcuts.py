@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from embedstore.audit.findings import Evidence, Finding, Level
 from embedstore.audit.trials import METRICS, Measured, Question, told
 from embedstore.errors import DataError, UsageError
+from embedstore.metrics.compare import p_value
 from embedstore.types import Embeddings, Recipe
 
 _NEVER = {"id", "path", "group", "exam", "split"}
@@ -80,14 +81,14 @@ def shortcut(
             )
         ]
     )
-    lost = control.less(left, "auroc")
+    change = left.less(control, "auroc")
     p = chance_of(column.truth, of_label.truth, column.groups)
     bad = asked or any(map(_ACQUISITION.fullmatch, re.split("[^a-z]+", name.lower())))
-    level = _level(read.low("auroc") > _CHANCE, p < _RARE, lost.low > 0, bad)
+    level = _level(read.low("auroc") > _CHANCE, p < _RARE, change.high < 0, bad)
     text = (
         f"{name}: read with AUROC {read.score('auroc')}, floor {_CHANCE}; Cramér's V with the "
-        f"label {cramers_v(column.truth, of_label.truth):.2f} (p {p:.3f}); without it the label's "
-        f"AUROC is lower by {told(lost)} than without a shuffled {name}"
+        f"label {cramers_v(column.truth, of_label.truth):.2f} ({p_value(p)}); without it the "
+        f"label's AUROC changes by {told(change)} against leaving out a shuffled {name}"
     )
     notes = _notes(name, recipe, int((~rows).sum()))
     return Finding(level, text + notes, tuple(_lines(whole, left, control)))

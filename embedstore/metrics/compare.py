@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -170,3 +171,10 @@ def mcnemar(
     far = np.abs(2 * np.arange(most + 1) - most) >= abs(int(surplus.sum()))
     only_one, only_other = (one_right & ~other_right).sum(), (other_right & ~one_right).sum()
     return Discordance(int(only_one), int(only_other), min(1.0, float(share[far].sum())))
+
+
+def p_value(p: float) -> str:
+    """Write a p value as journals do; a dash where it is unknown."""
+    if isnan(p):
+        return "–"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

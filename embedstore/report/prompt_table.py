@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from embedstore.metrics import TITLES
+from embedstore.metrics.compare import p_value
 from embedstore.prompt_bench import Bench, Contest
 from embedstore.results import Score
 from embedstore.tournament import Against, Honest, Pick, Result, Standing
@@ -100,7 +101,7 @@ def _difference(one: Against | None) -> str:
     d = one.difference
     if isnan(d.value):
         return "–"
-    return f"{d.value:+.3f}\n{d.low:+.2f} to {d.high:+.2f}\np {one.p:.3f}"
+    return f"{d.value:+.3f}\n{d.low:+.2f} to {d.high:+.2f}\n{p_value(one.p)}"
 
 
 def winners(found: Bench) -> Table:

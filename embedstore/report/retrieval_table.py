@@ -8,6 +8,7 @@ from math import isnan
 from rich.markup import escape
 from rich.table import Table
 
+from embedstore.metrics.compare import p_value
 from embedstore.results import Score
 from embedstore.retrieval import Against, RetrievalReport
 from embedstore.retrieval.measures import TITLES
@@ -83,7 +84,7 @@ def difference_table(found: Sequence[Against], reference: str, metrics: Sequence
 
 def _difference(one: Against, metric: str) -> str:
     d = one.differences[metric]
-    return f"{d.value:+.3f}\n{d.low:+.2f} to {d.high:+.2f}\np {one.p_holm[metric]:.3f}"
+    return f"{d.value:+.3f}\n{d.low:+.2f} to {d.high:+.2f}\n{p_value(one.p_holm[metric])}"
 
 
 def text_table(report: TextReport, name: str) -> Table:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from embedstore.metrics import metric_title
+from embedstore.metrics.compare import p_value
 from embedstore.report import study_words as words
 from embedstore.report.charts import interval, interval_scale, ruler
 from embedstore.report.svg import Scale, Style
@@ -140,7 +141,7 @@ def _difference(one: Contender, findings: Findings, metric: str) -> tuple[Cell, 
         return (("reference" if one.name == findings.reference else words.UNKNOWN), ""), ""
     d = found.differences[metric]
     cell = words.value(d.value, sign=True), words.span(d.low, d.high, sign=True)
-    return cell, words.p_value(found.p_holm[metric])
+    return cell, p_value(found.p_holm[metric])
 
 
 def _cell(score: Score) -> Cell:
@@ -174,9 +175,9 @@ def differences(findings: Findings) -> Differences:
         kept = [m for m in metrics if m in found.differences]
         cells = tuple(_difference(one, findings, m) for m in kept)
         only = found.discordance
-        tests = f"{only.only_one} against {only.only_other}; McNemar {words.p_value(only.p)}"
+        tests = f"{only.only_one} against {only.only_other}; McNemar {p_value(only.p)}"
         if found.areas:
-            tests += f"; DeLong {words.p_value(found.areas.p)}"
+            tests += f"; DeLong {p_value(found.areas.p)}"
         rows.append(DifferenceRow(one.name, cells, tests))
     return Differences(tuple(metric_title(m) for m in metrics), tuple(rows))
 

@@ -7,7 +7,7 @@ from math import isnan
 from markupsafe import Markup
 
 from embedstore.metrics import low_is_good, metric_title
-from embedstore.metrics.compare import Difference
+from embedstore.metrics.compare import Difference, p_value
 from embedstore.results import Score
 from embedstore.scoring import Compared
 from embedstore.study.findings import Contender, Findings
@@ -38,13 +38,6 @@ def value(number: float, sign: bool = False) -> str:
 def span(low: float, high: float, sign: bool = False) -> str:
     """Write an interval."""
     return "" if isnan(low) else f"{value(low, sign)} to {value(high, sign)}"
-
-
-def p_value(p: float) -> str:
-    """Write a p value as journals do."""
-    if isnan(p):
-        return UNKNOWN
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def seconds(number: float) -> str:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from embedstore.metrics import metric_title
+from embedstore.metrics.compare import p_value
 from embedstore.results import Report, Score
 from embedstore.subgroups import FEW_PATIENTS
 from embedstore.types import OUTSIDE, TRAIN, VALIDATION, Split
@@ -105,12 +106,12 @@ def difference_table(
         cells = []
         for metric in metrics:
             d = one.differences[metric]
-            said = f"{d.value:+.3f}\n{d.low:+.2f} to {d.high:+.2f}\np {one.p_holm[metric]:.3f}"
+            said = f"{d.value:+.3f}\n{d.low:+.2f} to {d.high:+.2f}\n{p_value(one.p_holm[metric])}"
             cells.append(said)
         only = one.discordance
-        tests = f"{only.only_one} against {only.only_other}, McNemar p {only.p:.3f}"
+        tests = f"{only.only_one} against {only.only_other}, McNemar {p_value(only.p)}"
         if one.areas:
-            tests += f"\nAUROC: DeLong p {one.areas.p:.3f}"
+            tests += f"\nAUROC: DeLong {p_value(one.areas.p)}"
         table.add_row(escape(one.name), *cells, tests)
     return table
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import UsageError
+from embedstore.errors import UsageError, did_you_mean
 from embedstore.levels import LEVELS
 from embedstore.metrics import refuse_unknown
 from embedstore.places import inside
@@ -208,9 +207,8 @@ def _table(values: Any, kinds: Mapping[str, Kind], said: str) -> dict[str, Any]:
     found = {}
     for name, value in values.items():
         if name not in kinds:
-            near = get_close_matches(name, kinds, n=1)
-            hint = f"did you mean {near[0]!r}? Known" if near else "known"
-            raise UsageError(f"{said} unknown key {name!r}; {hint} are {', '.join(kinds)}")
+            hint = did_you_mean(name, kinds)
+            raise UsageError(f"{said} unknown key {name!r}; known are {', '.join(kinds)}{hint}")
         try:
             found[name] = kinds[name](value)
         except ValueError as error:
