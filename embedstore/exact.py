@@ -22,6 +22,7 @@ QUERIES, ROWS = 512, 8192
 """Queries and rows of one product: 16 MB of cosines."""
 
 _FIRST = 256  # rows of the first block, of which all pass
+_SINGLE = 3  # queries for which copying the rows to choose from would take longest
 _PAIRS = 1 << 15  # cosines computed one by one at a time: 64 MB of vectors of 512
 
 Rows = NDArray[np.intp]
@@ -92,6 +93,9 @@ def nearest(
         asked = np.ascontiguousarray(queries[some])
         quick = suits(len(asked), len(vectors), vectors.shape[1])
         rough = Rough(asked, ROWS) if quick else None
+        if rules.among is not None and len(asked) <= _SINGLE and whole(vectors):
+            _take_single(best, asked, vectors, rules.among, inverse)
+            continue
         for at, block in _blocks(vectors, rules.among):
             if rough is not None and np.isfinite(best.cosines[:, -1]).any():
                 _take_rough(best, rough, asked, at, block, inverse)
@@ -101,6 +105,16 @@ def nearest(
                 found *= inverse[at][:, None]
             best.take(found, at)
     return np.clip(cosines, -1, 1, out=cosines, where=rows >= 0), rows
+
+
+def _take_single(
+    best: Best, queries: Floats, vectors: Floats, among: Rows, inverse: Floats | None
+) -> None:
+    """Compare few queries with the rows to choose from, where these lie."""
+    for start, end in _spans(len(among)):
+        at = among[start:end]
+        found = products(queries, vectors, np.tile(at, (len(queries), 1))).T
+        best.take(found if inverse is None else found * inverse[at][:, None], at)
 
 
 def _take_rough(
@@ -125,16 +139,38 @@ def _blocks(
 ) -> Iterator[tuple[slice | Rows, Floats]]:
     """Yield rows and their vectors, the first few rows alone; a copy only where it must be."""
     total = len(vectors) if among is None else len(among)
-    start = 0
-    while start < total:
-        end = min(total, start + ROWS if start else _FIRST)
+    for start, end in _spans(total):
         at: slice | Rows = slice(start, end)
         if among is not None:
             at = among[start:end]
             if at[-1] - at[0] == len(at) - 1:
                 at = slice(int(at[0]), int(at[-1]) + 1)
         yield at, vectors[at].astype(np.float32, copy=False)
+
+
+def _spans(total: int) -> Iterator[tuple[int, int]]:
+    start = 0
+    while start < total:
+        end = min(total, start + ROWS if start else _FIRST)
+        yield start, end
         start = end
+
+
+def whole(vectors: NDArray[np.floating[Any]]) -> bool:
+    """Say whether `products` may be had of vectors as they lie."""
+    return vectors.dtype == np.float32 and vectors.flags.c_contiguous
+
+
+def products(queries: Floats, vectors: Floats, places: NDArray[np.int64]) -> Floats:
+    """(m, w) inner products with float32 rows of a contiguous array, by all cores, uncopied."""
+    import faiss
+
+    found = np.empty(places.shape, dtype=np.float32)
+    safe = np.ascontiguousarray(np.where(places < 0, 0, places))
+    pointers = map(faiss.swig_ptr, (found, np.ascontiguousarray(queries), vectors, safe))
+    products: Any = faiss.fvec_inner_products_by_idx  # type: ignore[attr-defined]
+    products(*pointers, vectors.shape[1], *places.shape)
+    return found
 
 
 class Best:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embedstore.chunks import TEXT_ROWS
 from embedstore.errors import DataError, UsageError
-from embedstore.exact import Best, Rows, Rules, nearest
+from embedstore.exact import Best, Rows, Rules, nearest, products, whole
 from embedstore.index import EXACT, Index
 from embedstore.saved_index import Stored, tables_of, vectors_of
 from embedstore.types import Floats, Spec, unit_rows
@@ -318,8 +318,8 @@ class Searcher:
 
     def cosines(self, queries: Floats, places: NDArray[np.int64]) -> Floats:
         """(m, w) cosines of queries with the vectors at (m, w) places; at -1, anything."""
-        if self.vectors.dtype == np.float32 and self.vectors.flags.c_contiguous:
-            found = _products(queries, self.vectors, places)
+        if whole(self.vectors):
+            found = products(queries, self.vectors, places)
         else:
             found = np.empty(places.shape, dtype=np.float32)
             step = max(1, SMALL // max(1, places.shape[1] * self.spec.dim))
@@ -425,15 +425,3 @@ def _passing(store: Stored, where: str, rows: Rows) -> NDArray[np.bool_]:
     columns = {n: store.array(store.column_array(n), rows).tolist() for n in test.columns}
     people = [v for n in ("group", "exam") if n in columns for v in columns[n]]
     return test.keep(frame(columns, store.labels), alias_of(store.path, people))
-
-
-def _products(queries: Floats, vectors: Floats, places: NDArray[np.int64]) -> Floats:
-    """(m, w) inner products with float32 rows of a contiguous array, by all cores, uncopied."""
-    import faiss
-
-    found = np.empty(places.shape, dtype=np.float32)
-    safe = np.ascontiguousarray(np.where(places < 0, 0, places))
-    pointers = map(faiss.swig_ptr, (found, np.ascontiguousarray(queries), vectors, safe))
-    products: Any = faiss.fvec_inner_products_by_idx  # type: ignore[attr-defined]
-    products(*pointers, vectors.shape[1], *places.shape)
-    return found
