@@ -15,6 +15,7 @@ Zarr v3 core specification: chunk grids "regular", chunk key encodings "default"
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -376,9 +377,13 @@ def encode(layout: Layout, block: NDArray[Any]) -> bytes:
 
         body = bytes(VLenUTF8().encode(np.concatenate([block, np.full(missing, "", object)])))
     else:
-        widths = [(0, missing)] + [(0, 0)] * len(layout.row)
+        # one copy: what is missing are the zeros that a bytearray begins as
         dtype = np.dtype(layout.dtype).newbyteorder("<")
-        body = np.pad(block, widths).astype(dtype, copy=False).tobytes()
+        whole = bytearray(layout.chunk_rows * math.prod(layout.row) * dtype.itemsize + _CHECKSUM)
+        data = np.frombuffer(whole, np.uint8)[:-_CHECKSUM]
+        data.view(dtype).reshape(-1, *layout.row)[: len(block)] = block
+        whole[-_CHECKSUM:] = _checksum(data)
+        return bytes(whole)
     return body + _checksum(body)
 
 

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -98,7 +99,8 @@ class Writer:
         """Append samples; a label not seen before is "" for the earlier ones."""
         before = self._appenders["samples/id"].rows
         for name in SAMPLE_COLUMNS:
-            self._appenders[f"samples/{name}"].append([_text(s, name) for s in samples])
+            of = attrgetter("shown_path" if name == "path" else name)
+            self._appenders[f"samples/{name}"].append(list(map(str, map(of, samples))))
         labels = dict.fromkeys(name for s in samples for name in s.labels)
         for name in labels:
             if f"samples/labels/{name}" not in self._appenders:
@@ -347,10 +349,6 @@ class Writer:
                 chunk += 1
                 folder = appender.layout.chunk_file(self.path, chunk).parent
         return folders
-
-
-def _text(sample: Sample, column: str) -> str:
-    return sample.shown_path if column == "path" else str(getattr(sample, column))
 
 
 def refuse_foreign(path: Path) -> None:

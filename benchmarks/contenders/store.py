@@ -56,12 +56,13 @@ def embedstore(folder: Path) -> Mapping[str, Work]:
     from embedstore.writer import Writer
 
     vectors, rows, ids = wanted(folder)
+    samples = [Sample(name, Path("x.png")) for name in ids]
     spec = Spec("benchmark", "0", Recipe(), "pooled", vectors.shape[1])
 
-    def add(path: Path, ids: list[str], vectors: Any) -> None:
+    def add(path: Path, samples: list[Sample], vectors: Any) -> None:
         with Writer(path) as writer:
             start = writer.store().rows("samples/id")
-            writer.add_samples([Sample(name, Path("x.png")) for name in ids])
+            writer.add_samples(samples)
             writer.add_spec(spec, {})
             for done in range(0, len(vectors), COMMIT):
                 part = vectors[done : done + COMMIT]
@@ -74,19 +75,19 @@ def embedstore(folder: Path) -> Mapping[str, Work]:
         return Store.open(path).vectors(spec)
 
     def write(empty: Path) -> Any:
-        add(empty / "s.zarr", ids, vectors)
+        add(empty / "s.zarr", samples, vectors)
         return read(empty / "s.zarr")[-1:]
 
     turn = itertools.count()
 
     def append(empty: Path) -> Any:
         number = next(turn)
-        more = [f"more{number}_{n}" for n in range(APPENDED)]
+        more = [Sample(f"more{number}_{n}", Path("x.png")) for n in range(APPENDED)]
         add(path, more, vectors[:APPENDED])
         return read(path)[-APPENDED:]
 
     path = folder / "s.zarr"
-    add(path, ids, vectors)
+    add(path, samples, vectors)
     return {
         WRITE: Work(write),
         READ: Work(lambda empty: np.array(read(path)[: len(vectors)])),
