@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from embedstore.evaluate import Protocol, judge
+from embedstore.evaluate import judge
+from embedstore.protocol import Protocol
 from embedstore.registry import load
 from embedstore.report.study_page import html
 from embedstore.scoring import compare

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from embedstore import cli_finetune_options as given
 from embedstore.cli_choices import specs_of, split_of
 from embedstore.cli_console import err, one_of, out, say
-from embedstore.cli_probe import print_trials
 from embedstore.cli_probe_options import (
     AllowLeak,
     AsJson,
@@ -30,12 +29,14 @@ from embedstore.cli_probe_options import (
     Prompts,
     SplitFrom,
 )
+from embedstore.cli_trials import print_trials
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
-    from embedstore.evaluate import Protocol, Trial
+    from embedstore.evaluate import Trial
     from embedstore.finetune import Job
     from embedstore.heads import Head
+    from embedstore.protocol import Protocol
     from embedstore.store import Store
     from embedstore.types import Embeddings, Spec
 
@@ -83,12 +84,12 @@ def finetune(
     """Fine-tune a backbone end to end, and score it beside the frozen probe on the same split."""
     from embedstore import subgroups
     from embedstore.backbones import load_of
-    from embedstore.evaluate import Protocol
     from embedstore.finetune import Hardware, Job, settings_of
     from embedstore.finetune import finetune as run
     from embedstore.finetune.folder import refuse_strange
     from embedstore.levels import LEVELS
     from embedstore.metrics import refuse_unknown
+    from embedstore.protocol import Protocol
     from embedstore.report.progress import progress
     from embedstore.store import Store
     from embedstore.texts import by_class, read_prompts

@@ -45,13 +45,15 @@ from embedstore.cli_probe_options import (
     TextBackbone,
     Verify,
 )
+from embedstore.cli_trials import print_trials, shown_metrics
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
     from embedstore.answered import Answered
-    from embedstore.evaluate import Protocol, Trial
+    from embedstore.evaluate import Trial
     from embedstore.few import Few
     from embedstore.heads import Head
+    from embedstore.protocol import Protocol
     from embedstore.results import Report
     from embedstore.store import Store
     from embedstore.types import Embeddings, Floats, Spec
@@ -99,10 +101,10 @@ def probe(
 
     # scikit-learn takes seconds: what can be refused without it has been
     from embedstore import subgroups
-    from embedstore.evaluate import Protocol
     from embedstore.heads import grids, load_heads
     from embedstore.levels import FUSIONS, LEVELS
     from embedstore.metrics import refuse_unknown
+    from embedstore.protocol import Protocol
     from embedstore.report.progress import progress
     from embedstore.report.reliability import draw_reliability, refuse_diagram
     from embedstore.report.score_plot import draw_scores
@@ -154,7 +156,7 @@ def probe(
     if reliability:
         draw_reliability(reports, reliability, force)
     if plot:
-        draw_scores(reports, _shown(metric, SHOWN, reports, groupings), plot, force)
+        draw_scores(reports, shown_metrics(metric, SHOWN, reports, groupings), plot, force)
     if as_json:
         # a plug-in's parameters may be anything
         print(json.dumps([r.to_dict() for r in reports], indent=2, default=str))
@@ -237,27 +239,6 @@ def _refuse_together(
         raise UsageError("--grid says what --sweep tries; give --sweep too")
 
 
-def print_trials(
-    reports: Sequence[Report],
-    contenders: Mapping[str, Answered],
-    metric: list[str] | None,
-    groupings: Sequence[tuple[str, ...]],
-    reference: str,
-    seed: int,
-) -> None:
-    """Print the scores, then what sets contenders, subgroups and sides apart."""
-    from embedstore.report.table import SHOWN, probe_table, sides_table, subgroup_table
-
-    shown = _shown(metric, SHOWN, reports, groupings)
-    out.print(probe_table(reports, shown))
-    _tell_differences(contenders, reference, reports[0].classes, seed, groupings, shown)
-    if any(r.subgroups for r in reports):
-        out.print(subgroup_table(reports, shown))
-    for report in (r for r in reports if r.sides):
-        out.print(sides_table(report))
-    _tell(reports)
-
-
 def _refuse_reference(reference: str, specs: Sequence[Spec], heads: Sequence[Head]) -> None:
     """Refuse a reference that is none of the contenders, before the work."""
     names = [f"{s.backbone}/{h.name}" for s in specs for h in heads]
@@ -273,45 +254,6 @@ def _named(report: Report, others: Mapping[str, Answered]) -> str:
     return (
         f"{report.spec.backbone} {report.spec.key}/{report.probe}{few}" if name in others else name
     )
-
-
-def _shown(
-    asked: list[str] | None,
-    usual: Sequence[str],
-    reports: Sequence[Report],
-    groupings: Sequence[tuple[str, ...]],
-) -> list[str]:
-    """Return the metrics of the tables: those asked for, or the usual and a grouping's AUROC."""
-    known = reports[0].metrics
-    if unknown := [name for name in asked or [] if name not in known]:
-        raise UsageError(f"--metric {unknown[0]}: there are {', '.join(known)}")
-    joined = [f"{'+'.join(positive)}: auroc" for positive in groupings]
-    return list(asked or [*usual, *joined])
-
-
-def _tell_differences(
-    contenders: Mapping[str, Answered],
-    reference: str,
-    classes: Sequence[str],
-    seed: int,
-    groupings: Sequence[tuple[str, ...]],
-    shown: Sequence[str],
-) -> None:
-    """Compare the contenders with one of them; those not tested on its images are named."""
-    from embedstore.report.table import difference_table
-    from embedstore.scoring import comparable, compare
-
-    ends = [name for name in contenders if name == reference or name.endswith(f"/{reference}")]
-    if reference and len(ends) != 1:
-        raise UsageError(f"--reference {reference}: give one of {', '.join(contenders)}")
-    base = ends[0] if reference else next(iter(contenders))
-    alike = {n: one for n, one in contenders.items() if comparable(one, contenders[base])}
-    if len(alike) > 1:
-        found = compare(alike, base, classes, seed, groupings)
-        out.print(difference_table(found, base, shown))
-    for name in contenders:
-        if name not in alike:
-            say(out, f"note: {name} is of other images than {base}: not compared")
 
 
 def _texts(spec: Spec, prompts: list[str], backbone: str) -> Mapping[str, Floats] | None:
@@ -385,11 +327,6 @@ def _jobs(
         for head in heads:
             for few in curve:
                 yield spec, head, few
-
-
-def _tell(reports: Sequence[Report]) -> None:
-    for note in dict.fromkeys(n for r in reports for n in r.notes):
-        say(out, f"note: {note}")
 
 
 def _curve(few_shot: str, fractions: str, sweep: bool) -> list[Few | None]:

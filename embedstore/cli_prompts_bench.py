@@ -49,8 +49,8 @@ from embedstore.cli_prompts_options import (
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
-    from embedstore.evaluate import Protocol
     from embedstore.prompt_bench import Asked, Bench, Contest, Picked
+    from embedstore.protocol import Protocol
     from embedstore.store import Store
     from embedstore.types import Spec
 
@@ -176,8 +176,8 @@ def _protocol(
     seed: int,
     allow_leak: bool,
 ) -> Protocol:
-    from embedstore.evaluate import Protocol
     from embedstore.levels import LEVELS
+    from embedstore.protocol import Protocol
 
     one_of("--level", level, LEVELS)
     return Protocol(

@@ -123,8 +123,8 @@ def _column(kind: str, column: str, by: str, repeats: int) -> str:
 
 def _labelled(path: Path, label: str) -> tuple[Embeddings, NDArray[np.str_]]:
     """Return what is known of every image with a label, whatever backbones there are."""
-    from embedstore.evaluate import labelled
     from embedstore.linkage import samples_of
+    from embedstore.protocol import labelled
     from embedstore.store import Store
 
     store = Store.open(path)

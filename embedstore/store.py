@@ -293,9 +293,9 @@ class Store(Arrays):
         Raises
         ------
         UsageError
-            There is no such column, or no such embeddings.
+            There is no such column, or no such embeddings, or `order` leaves a class out.
         DataError
-            Nothing is left, or `order` leaves a class out.
+            Nothing is left.
         """
         from embedstore.dataset import dataset
 
@@ -369,9 +369,9 @@ class Store(Arrays):
         Raises
         ------
         UsageError
-            There is no such backbone, sample or column.
+            There is no such backbone, sample or column, or fewer than `k` to choose from.
         DataError
-            Fewer than `k` are left to choose from, or a query is no direction.
+            None passes the filter, or a query is no direction.
         StoreError
             The index is damaged.
         """

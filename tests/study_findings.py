@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from embedstore.audit.findings import Audit, Finding, Section
-from embedstore.evaluate import Protocol, judge
+from embedstore.evaluate import judge
 from embedstore.few import Few
 from embedstore.probes.knn import KNNProbe
 from embedstore.probes.logistic import LogisticProbe
+from embedstore.protocol import Protocol
 from embedstore.results import Score
 from embedstore.scoring import compare
 from embedstore.study.findings import Contender, Curve, Findings, Map, Tournament, Wording

@@ -32,7 +32,7 @@ from embedstore.classifier import standardisation
 from embedstore.cli import _run
 from embedstore.distinct import distinct, same_bytes
 from embedstore.errors import DataError, StoreError
-from embedstore.evaluate import Protocol, final, judge, labelled
+from embedstore.evaluate import final, judge
 from embedstore.fitted import fit
 from embedstore.links import chained
 from embedstore.metrics import Draws, draws, jackknife, patient_draws, ranks
@@ -40,6 +40,7 @@ from embedstore.probes.knn import KNNProbe
 from embedstore.probes.logistic import LogisticProbe
 from embedstore.probes.mlp import MLPProbe
 from embedstore.probes.prototype import PrototypeProbe
+from embedstore.protocol import Protocol, labelled
 from embedstore.saved import SavedProbe, load
 from embedstore.solver import solve
 from embedstore.splits import kfold

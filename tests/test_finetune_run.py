@@ -32,9 +32,9 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score
 
 from embedstore.backbones import load_backbone
 from embedstore.cli import _run
-from embedstore.evaluate import Protocol
 from embedstore.finetune import Hardware, Job, Settings, finetune, keeping
 from embedstore.finetune.tuner import Tuner
+from embedstore.protocol import Protocol
 from embedstore.store import Store
 from embedstore.types import Spec
 

@@ -52,7 +52,7 @@ LAYERS = [
     {"choose", "calibration", "levels", "subgroups"},
     {"saved", "texts", "answered", "split_files"},
     {"predict", "scoring", "remarks"},
-    {"arrays", "appender"},
+    {"arrays", "appender", "protocol"},
     {"saved_index", "kept", "kept_texts"},
     {"search"},
     {"queries", "engine"},
@@ -87,7 +87,7 @@ LAYERS = [
         "look",
         "seen",
     },
-    {"showing"},
+    {"showing", "cli_trials"},
     {"server"},
     {
         "cli_backbones",

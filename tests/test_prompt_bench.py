@@ -27,11 +27,11 @@ from text_stores import clip, near, said, write
 
 from embedstore import phantoms
 from embedstore.cli import _run
-from embedstore.evaluate import Protocol
 from embedstore.lock import lock_of, write_lock
 from embedstore.prompt_bench import Asked, choose, pose
 from embedstore.prompts.expand import expand
 from embedstore.prompts.sets import load
+from embedstore.protocol import Protocol
 from embedstore.saved import load as load_saved
 from embedstore.store import Store
 from embedstore.types import unit_rows
@@ -585,7 +585,7 @@ import json, resource, sys
 from pathlib import Path
 import numpy as np
 from text_stores import write
-from embedstore.evaluate import Protocol
+from embedstore.protocol import Protocol
 from embedstore.kept_texts import layouts
 from embedstore.prompt_bench import Asked, pose
 from embedstore.prompts.expand import expand

@@ -19,9 +19,10 @@ from embedstore.backbones import load_backbone
 from embedstore.calibration import apply_temperature, fit_temperature
 from embedstore.cli import _run
 from embedstore.errors import SpecMismatch, UsageError
-from embedstore.evaluate import Protocol, final, judge
+from embedstore.evaluate import final, judge
 from embedstore.heads import Head, load_heads
 from embedstore.predict import predictions
+from embedstore.protocol import Protocol
 from embedstore.saved import SavedProbe, load
 from embedstore.store import Store
 from embedstore.types import Embeddings

@@ -18,10 +18,11 @@ from test_levels import screening
 from embedstore.answered import Answered
 from embedstore.cli import _run
 from embedstore.errors import DataError, UsageError
-from embedstore.evaluate import Protocol, evaluate, judge
+from embedstore.evaluate import evaluate, judge
 from embedstore.few import Few
 from embedstore.levels import units
 from embedstore.probes.logistic import LogisticProbe
+from embedstore.protocol import Protocol
 from embedstore.report import score_plot
 from embedstore.scoring import scores, subgroups
 from embedstore.split_files import SavedSplit

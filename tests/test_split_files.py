@@ -19,10 +19,11 @@ from test_splits import made, sets_of
 
 from embedstore.cli import _run
 from embedstore.errors import DataError, UsageError
-from embedstore.evaluate import Protocol, evaluate, judge
+from embedstore.evaluate import evaluate, judge
 from embedstore.leaks import leaks
 from embedstore.levels import units
 from embedstore.probes.logistic import LogisticProbe
+from embedstore.protocol import Protocol
 from embedstore.split_columns import from_column, in_time, sites
 from embedstore.split_files import SavedSplit, load_split
 from embedstore.splits import holdout, kfold, with_validation

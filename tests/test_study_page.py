@@ -20,8 +20,8 @@ from study_findings import HOW, contender, score, together, vectors, whole
 from threadpoolctl import threadpool_limits
 
 from embedstore.audit.findings import Section
-from embedstore.evaluate import Protocol
 from embedstore.probes.logistic import LogisticProbe
+from embedstore.protocol import Protocol
 from embedstore.report.roc import roc
 from embedstore.report.sprite import sprite
 from embedstore.report.study_page import MARK, html

@@ -18,7 +18,7 @@ from embedstore.audit.shortcuts import columns_of, shortcut
 from embedstore.audit.strays import strays
 from embedstore.audit.trials import Question
 from embedstore.audit.worth import worth
-from embedstore.evaluate import labelled
+from embedstore.protocol import labelled
 from embedstore.split_columns import from_column
 from embedstore.split_files import SavedSplit
 from embedstore.store import Store

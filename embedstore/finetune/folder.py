@@ -29,11 +29,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from embedstore.errors import StoreError, UsageError
-from embedstore.evaluate import Posed
 from embedstore.finetune.job import Job
 from embedstore.fitted import Answers
 from embedstore.lock import write_lock
 from embedstore.output import put
+from embedstore.protocol import Posed
 from embedstore.split_files import fingerprint_of
 from embedstore.types import fingerprint
 

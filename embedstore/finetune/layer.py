@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from embedstore.choose import chosen
 from embedstore.errors import BackboneError, DataError, UsageError
-from embedstore.evaluate import Posed
 from embedstore.finetune.job import Job
 from embedstore.finetune.network import Classifier, image_side
 from embedstore.finetune.objectives import Contrastive, CrossEntropy, Objective, Ordinal
 from embedstore.finetune.settings import Settings
 from embedstore.fitted import fit as fit_head
 from embedstore.heads import grids, load_heads
+from embedstore.protocol import Posed
 from embedstore.types import Backbone
 
 __all__ = ["layer_of", "learner_of"]

@@ -19,7 +19,7 @@ from embedstore.calibration import fit_temperature
 from embedstore.choose import Chosen
 from embedstore.dataset import StoreDataset
 from embedstore.errors import EmbedstoreError, StoreError, UsageError
-from embedstore.evaluate import Posed, Protocol, Trial, judged, pose
+from embedstore.evaluate import Trial, judged
 from embedstore.finetune.batches import Films, in_order
 from embedstore.finetune.fit import fit
 from embedstore.finetune.folder import FORMAT, Fold, claim, give_up, held, read, write
@@ -30,6 +30,7 @@ from embedstore.finetune.objectives import Contrastive
 from embedstore.finetune.settings import Settings
 from embedstore.fitted import Answers, Fitted
 from embedstore.output import put
+from embedstore.protocol import Posed, Protocol, pose
 from embedstore.saved import SavedProbe
 from embedstore.splits import inner_folds
 from embedstore.types import VALIDATION

@@ -10,11 +10,11 @@ import numpy as np
 
 from embedstore.encode_texts import encode_texts
 from embedstore.errors import UsageError
-from embedstore.evaluate import Protocol, fused_by, labelled, splits_of
 from embedstore.kept_texts import Texts
 from embedstore.prompts.expand import Variant, count, expand
 from embedstore.prompts.labels import match
 from embedstore.prompts.sets import PromptSet
+from embedstore.protocol import Protocol, fused_by, labelled, splits_of
 from embedstore.remarks import image_notes
 from embedstore.split_files import fingerprint_of
 from embedstore.splits import linked

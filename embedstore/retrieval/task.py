@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from embedstore.classes import order_of
 from embedstore.errors import DataError, UsageError
-from embedstore.evaluate import labelled
 from embedstore.levels import differing_note, fused, missing_notes, units
+from embedstore.protocol import labelled
 from embedstore.remarks import image_notes
 from embedstore.splits import linked
 from embedstore.types import Embeddings, Floats

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from embedstore.errors import UsageError
-from embedstore.evaluate import labelled
 from embedstore.metrics import Draws
+from embedstore.protocol import labelled
 from embedstore.results import Score
 from embedstore.retrieval.labels import without_nan
 from embedstore.retrieval.measures import Values, by_chance, measured

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from embedstore.backbones import load_of
 from embedstore.choose import Chosen
 from embedstore.errors import UsageError
-from embedstore.evaluate import Posed, Protocol, judged, learnt, parameters_of, pose
+from embedstore.evaluate import judged, learnt, parameters_of
 from embedstore.few import Few
 from embedstore.finetune import Settings
 from embedstore.heads import Head, grids, load_heads
+from embedstore.protocol import Posed, Protocol, pose
 from embedstore.remarks import grid_notes
 from embedstore.results import Report
 from embedstore.study.plan import FinetuneChoice, HeadChoice

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from embedstore.evaluate import labelled
 from embedstore.plane import laid_out
+from embedstore.protocol import labelled
 from embedstore.store import Store
 from embedstore.study.results import Result, texts_to
 from embedstore.study.work import Bench, Piece, Show

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from embedstore.backbones import specs_named
 from embedstore.errors import DataError, UsageError
-from embedstore.evaluate import Protocol, labelled
 from embedstore.few import Few
 from embedstore.leaks import leaks
 from embedstore.linkage import samples_of
+from embedstore.protocol import Protocol, labelled
 from embedstore.split_columns import from_column
 from embedstore.split_files import SavedSplit, load_split
 from embedstore.splits import holdout, kfold

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.evaluate import pose
 from embedstore.prompt_bench import Asked, Contest
 from embedstore.prompt_bench import Bench as Played
 from embedstore.prompt_bench import bench as play
 from embedstore.prompt_bench import pose as pose_contest
 from embedstore.prompts.sets import PromptSet
+from embedstore.protocol import pose
 from embedstore.study.contenders import answered_by
 from embedstore.study.results import Result
 from embedstore.study.work import Bench, Piece, Show

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from embedstore.errors import StoreError
-from embedstore.evaluate import Protocol
+from embedstore.protocol import Protocol
 from embedstore.split_files import SavedSplit
 from embedstore.store import Store
 from embedstore.study import results
