@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from embedstore.chunks import Layout, Maps, map_rows, read_chunks, read_rows
 from embedstore.commit import Stamp, layout_of, read_root, stamp_of
 from embedstore.errors import StoreError
+from embedstore.places import is_remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Arrays:
     @property
     def visible(self) -> NDArray[np.intp]:
         """(len,) raw row numbers of the samples that are not deleted."""
-        shown = np.ones(self.rows("samples/id"), dtype=bool)
+        shown = self._every("samples/id")
         shown[self._listed("samples/deleted")] = False
         return np.flatnonzero(shown)
 
@@ -119,11 +120,27 @@ class Arrays:
 
         `prefix` is ``embeddings/<key>`` or ``pixels/<key>/<kind>``.
         """
-        shown = np.ones(self.rows(f"{prefix}/rows"), dtype=bool)
+        shown = self._every(f"{prefix}/rows")
         shown[self._listed(f"{prefix}/dropped")] = False
         if len(gone := self._listed("samples/deleted")):
             shown &= ~np.isin(self.array(f"{prefix}/rows"), gone)
         return np.flatnonzero(shown)
+
+    def _every(self, name: str) -> NDArray[np.bool_]:
+        """(n,) True for each row of an array; of a damaged root, n could be more than memory has.
+
+        Raises
+        ------
+        StoreError
+            The last chunk is not there.
+        """
+        if (n := self.rows(name)) and not is_remote(self.path):
+            layout = self._layout(name)
+            last = layout.chunk_file(self.path, (n - 1) // layout.chunk_rows)
+            if not last.is_file():
+                self._refuse_rewritten(layout, 1)
+                raise StoreError(f"{last}: a chunk of the store is missing")
+        return np.ones(n, dtype=bool)
 
     def _listed(self, name: str) -> NDArray[np.intp]:
         return self.array(name) if self.rows(name) else np.empty(0, dtype=np.intp)

@@ -271,6 +271,20 @@ def test_a_missing_or_cut_chunk_is_named(tmp_path: Path) -> None:
         read_rows(tmp_path / "s.zarr", layout, 10)
 
 
+@pytest.mark.parametrize("array", ["samples/id", "embeddings/{}/rows"])
+def test_more_rows_than_were_written_are_refused_before_memory_is_taken(
+    tmp_path: Path, array: str
+) -> None:
+    spec, _ = filled(tmp_path / "s.zarr")
+    root = json.loads((tmp_path / "s.zarr" / "zarr.json").read_text())
+    shape = root["consolidated_metadata"]["metadata"][array.format(spec.key)]["shape"]
+    shape[0] = 2**40
+    (tmp_path / "s.zarr" / "zarr.json").write_text(json.dumps(root))
+    store = Store.open(tmp_path / "s.zarr")
+    with pytest.raises(StoreError, match="a chunk of the store is missing"):
+        len(store) + store.count(spec)
+
+
 def test_only_an_empty_or_new_place_becomes_a_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
