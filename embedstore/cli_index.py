@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,13 +81,17 @@ def index(
         return
     with progress(err, "indexing", "vectors") as show:
         made, done = make_index(opened, spec, kind, recall, rebuild, on_disk, on_progress=show)
+    if made.recall < recall:
+        said = f"recall {made.recall:.3f} is less than the {recall} asked for; try another --kind"
+        say(err, f"note: {said}")
+    lists = re.search(r"IVF(\d+)", made.kind)
+    if lists and made.probes >= int(lists[1]):
+        said = "every list has to be searched, which is no faster than to compare all vectors"
+        say(err, f"note: {said}; --drop it, ask for less --recall, or try another --kind")
     if as_json:
         print(json.dumps(asdict(made) | {"done": done}, indent=2))
         return
     out.print(index_table(spec.backbone, made, done))
-    if made.recall < recall:
-        said = f"recall {made.recall:.3f} is less than the {recall} asked for; try another --kind"
-        say(err, f"note: {said}")
 
 
 def _fill(

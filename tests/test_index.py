@@ -14,6 +14,7 @@ import pytest
 from vector_stores import clustered, spec_of, unit, write
 
 from embedstore.check import check, repair
+from embedstore.cli import _run
 from embedstore.delete import compact, delete
 from embedstore.errors import DataError, StoreError, UsageError
 from embedstore.index import EXACT, Effort, Index, choose, recall
@@ -475,3 +476,13 @@ def test_the_layout_of_the_folder_is_as_documented(path: Path) -> None:
     said = json.loads((folder(path) / "index.json").read_text())
     for name, digest in said["sha256"].items():
         assert hashlib.sha256((folder(path) / name).read_bytes()).hexdigest() == digest
+
+
+def test_an_index_of_which_every_list_is_searched_is_said_to_be_of_no_use(tmp_path, capsys):
+    write(tmp_path / "s.zarr", unit(0, 400, 32), [f"p{j}" for j in range(400)])
+    for lists, wanted in (("IVF4", 1), ("IVF64", 0.6)):
+        words = ["index", str(tmp_path / "s.zarr"), "--kind", f"{lists},Flat", "--json"]
+        assert _run([*words, "--recall", str(wanted)], False) == 0
+        output = capsys.readouterr()
+        told = "every list has to be searched" in output.err
+        assert told == (json.loads(output.out)["probes"] >= int(lists[3:])) == (wanted == 1)
