@@ -82,25 +82,28 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Compare all variants of prompt sets on stored vectors: ranked, and chosen honestly."""
-    from embedstore.metrics import refuse_unknown
     from embedstore.output import refuse
-    from embedstore.prompt_bench import bench as compare
-    from embedstore.prompt_bench.plain import plain
-    from embedstore.report.prompt_plot import draw_wording
-    from embedstore.report.prompt_table import SHOWN
     from embedstore.report.reliability import refuse_diagram
     from embedstore.store import Store
-    from embedstore.tournament.scores import refuse_unranked
 
-    metrics = list(dict.fromkeys(metric or SHOWN))
-    refuse_unranked(metrics[0])
-    refuse_unknown(metrics)
     if to_csv:
         refuse(to_csv, force, ())
     if plot:
         refuse_diagram(plot, force)
     opened = Store.open(store, verify)
     spec = one_spec(opened, backbone, with_text=True)
+
+    # scipy takes seconds: what can be refused without it has been
+    from embedstore.metrics import refuse_unknown
+    from embedstore.prompt_bench import bench as compare
+    from embedstore.prompt_bench.plain import plain
+    from embedstore.report.prompt_plot import draw_wording
+    from embedstore.report.prompt_table import SHOWN
+    from embedstore.tournament.scores import refuse_unranked
+
+    metrics = list(dict.fromkeys(metric or SHOWN))
+    refuse_unranked(metrics[0])
+    refuse_unknown(metrics)
     how = _protocol(level, split, folds, test_share, repeats, seed, allow_leak)
     asked = _asked(label, set_, how, limit, text_backbone, device, logit_scale)
     contest = _posed(opened, spec, asked)
