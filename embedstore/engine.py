@@ -29,8 +29,9 @@ from embedstore.engine_filter import column, expression, literal
 from embedstore.errors import DataError, StoreError, UsageError
 from embedstore.exact import Best, Rows, Rules
 from embedstore.privacy import alias_of
-from embedstore.saved_index import Progress, Stored, vectors_of
+from embedstore.saved_index import Progress
 from embedstore.search import Asked, Hits, Per, Searcher, nouns
+from embedstore.search_tables import Stored, vectors_of
 from embedstore.types import Floats, Spec, fingerprint, unit_rows
 from embedstore.where import parse
 

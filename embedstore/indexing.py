@@ -16,8 +16,6 @@ from embedstore.saved_index import (
     Loaded,
     Made,
     Progress,
-    Stored,
-    Tables,
     folder_of,
     grow,
     learnt,
@@ -25,9 +23,9 @@ from embedstore.saved_index import (
     making,
     rewrites_of,
     save,
-    tables_of,
 )
 from embedstore.search import Asked, Searcher
+from embedstore.search_tables import Stored, Tables, tables_of
 from embedstore.types import Spec
 
 AUTO = "auto"

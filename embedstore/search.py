@@ -14,11 +14,12 @@ from embedstore.chunks import TEXT_ROWS
 from embedstore.errors import DataError, UsageError
 from embedstore.exact import Best, Rows, Rules, nearest, products, whole
 from embedstore.index import EXACT, Index
-from embedstore.saved_index import Stored, tables_of, vectors_of
+from embedstore.search_tables import Stored, tables_of, vectors_of
 from embedstore.types import Floats, Spec, unit_rows
 
 if TYPE_CHECKING:
-    from embedstore.saved_index import Loaded, Tables
+    from embedstore.saved_index import Loaded
+    from embedstore.search_tables import Tables
 
 Per = Literal["image", "exam", "patient"]
 

@@ -19,7 +19,8 @@ from embedstore.delete import compact, delete
 from embedstore.errors import DataError, StoreError, UsageError
 from embedstore.index import EXACT, Effort, Index, choose, recall
 from embedstore.indexing import drop_index, make_index
-from embedstore.saved_index import load, tables_of
+from embedstore.saved_index import load
+from embedstore.search_tables import tables_of
 from embedstore.splits import linked
 from embedstore.store import Store
 from embedstore.update import update

@@ -51,7 +51,7 @@ LAYERS = [
     {"fitted", "leaks", "split_columns"},
     {"choose", "calibration", "levels", "subgroups"},
     {"saved", "texts", "answered", "split_files"},
-    {"predict", "scoring", "remarks"},
+    {"predict", "scoring", "remarks", "search_tables"},
     {"arrays", "appender", "protocol"},
     {"saved_index", "kept", "kept_texts"},
     {"search"},

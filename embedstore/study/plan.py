@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import UsageError, did_you_mean
+from embedstore.errors import UsageError
 from embedstore.levels import LEVELS
 from embedstore.metrics import refuse_unknown
 from embedstore.places import inside
-from embedstore.subgroups import By
+from embedstore.study import kinds
 
 FOLDS, TEST_SHARE = 5, 0.2
 
@@ -150,7 +150,7 @@ def study_of(values: Mapping[str, Any], said: str, base: Path = Path()) -> Study
     UsageError
         Something is not known or does not fit.
     """
-    found = _table(values, _KEYS, said)
+    found = kinds.table(values, _KEYS, said)
     if "label" not in found:
         raise UsageError(
             f'{said} no label: give the column to predict, label = "density" (--label density)'
@@ -171,10 +171,10 @@ def study_of(values: Mapping[str, Any], said: str, base: Path = Path()) -> Study
     if not given:  # a fine-tune for each of five folds is more than anyone expects
         found |= {"test_share": TEST_SHARE} if found.get("finetune") else {"folds": FOLDS}
     for name in ("heads", "prompts", "finetune"):
-        kinds, made = _TABLES[name]
+        keys, made = _TABLES[name]
         if name in found:
             one = name.removesuffix("s") if name == "heads" else name
-            each = [_table(v, kinds, f"{said} [{one}]") for v in found[name]]
+            each = [kinds.table(v, keys, f"{said} [{one}]") for v in found[name]]
             found[name] = tuple(_made(made, v, f"{said} [{one}]") for v in each)
     return _placed(Study(**found), base)
 
@@ -196,164 +196,44 @@ def _head(
     return HeadChoice(head, set or {}, grid or {})
 
 
-Kind = Callable[[Any], Any]
-"""Takes a value as it is to be; raises `ValueError` with what to give instead."""
-
-
-def _table(values: Any, kinds: Mapping[str, Kind], said: str) -> dict[str, Any]:
-    """Check a table's keys and values."""
-    if not isinstance(values, Mapping):
-        raise UsageError(f"{said} {values!r} is no table of keys and values")
-    found = {}
-    for name, value in values.items():
-        if name not in kinds:
-            hint = did_you_mean(name, kinds)
-            raise UsageError(f"{said} unknown key {name!r}; known are {', '.join(kinds)}{hint}")
-        try:
-            found[name] = kinds[name](value)
-        except ValueError as error:
-            raise UsageError(f"{said} {name} is {value!r}; give {error}") from error
-    return found
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("a text")
-    return value
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = [value]
-    if not isinstance(value, Sequence) or not value or not all(isinstance(v, str) for v in value):
-        raise ValueError("a list of texts")
-    return tuple(dict.fromkeys(value))
-
-
-def _groupings(value: Any) -> tuple[tuple[str, ...], ...]:
-    if isinstance(value, Sequence) and value and all(isinstance(v, str) for v in value):
-        value = [value]
-    try:
-        return tuple(_texts(v) for v in value)
-    except (TypeError, ValueError) as error:
-        raise ValueError('lists of classes, such as [["C", "D"]]') from error
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false")
-    return value
-
-
-def _whole(least: int) -> Kind:
-    def kind(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"a whole number from {least} up")
-        return value
-
-    return kind
-
-
-def _share(most: float) -> Kind:
-    def kind(value: Any) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= most:
-            raise ValueError(f"a number above 0 and up to {most:g}")
-        return float(value)
-
-    return kind
-
-
-def _shares(value: Any) -> tuple[float, ...]:
-    try:
-        return tuple(sorted({_share(1.0)(v) for v in value}))
-    except (TypeError, ValueError) as error:
-        raise ValueError("shares, such as [0.1, 0.3, 1.0]") from error
-
-
-def _settings(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError("a table of names and values")
-    return dict(value)
-
-
-def _grid(value: Any) -> Mapping[str, tuple[Any, ...]]:
-    if not isinstance(value, Mapping) or not all(isinstance(v, list) and v for v in value.values()):
-        raise ValueError("a table of names and lists of values, such as {C = [0.01, 0.1, 1.0]}")
-    return {name: tuple(own) for name, own in value.items()}
-
-
-def _names(value: Any) -> Mapping[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
-        raise ValueError('roles and columns, such as {patient = "MRN"}')
-    return dict(value)
-
-
-def _sentences(value: Any) -> Mapping[str, tuple[str, ...]]:
-    if not isinstance(value, Mapping):
-        raise ValueError("a table of classes with their sentences")
-    return {name: _texts(own) for name, own in value.items()}
-
-
-def _bys(value: Any) -> tuple[str, ...]:
-    found = _texts(value)
-    for text in found:
-        By.parse(text)
-    return found
-
-
-def _tables(value: Any) -> tuple[Any, ...]:
-    if isinstance(value, Mapping):
-        return (value,)
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise ValueError("tables of their own")
-    return tuple(value)
-
-
-def _heads(value: Any) -> tuple[Any, ...]:
-    every = [value] if isinstance(value, str) else list(_tables(value))
-    if not every:
-        raise ValueError("one head or more")
-    return tuple({"head": v} if isinstance(v, str) else v for v in every)
-
-
-_KEYS: Mapping[str, Kind] = {
-    "title": _text,
-    "store": _text,
-    "manifest": _text,
-    "recipes": _texts,
-    "columns": _names,
-    "label": _text,
-    "order": _texts,
-    "split": _text,
-    "folds": _whole(2),
-    "test_share": _share(0.5),
-    "seed": _whole(0),
-    "level": _text,
-    "grouping": _groupings,
-    "by": _bys,
-    "metric": _text,
-    "reference": _text,
-    "backbones": _texts,
-    "heads": _heads,
-    "sweep": _flag,
-    "label_fractions": _shares,
-    "prompts": _tables,
-    "finetune": _tables,
-    "audit": _flag,
-    "map": _flag,
+_KEYS: Mapping[str, kinds.Kind] = {
+    "title": kinds.text,
+    "store": kinds.text,
+    "manifest": kinds.text,
+    "recipes": kinds.texts,
+    "columns": kinds.names,
+    "label": kinds.text,
+    "order": kinds.texts,
+    "split": kinds.text,
+    "folds": kinds.whole(2),
+    "test_share": kinds.share(0.5),
+    "seed": kinds.whole(0),
+    "level": kinds.text,
+    "grouping": kinds.groupings,
+    "by": kinds.bys,
+    "metric": kinds.text,
+    "reference": kinds.text,
+    "backbones": kinds.texts,
+    "heads": kinds.heads,
+    "sweep": kinds.flag,
+    "label_fractions": kinds.shares,
+    "prompts": kinds.tables,
+    "finetune": kinds.tables,
+    "audit": kinds.flag,
+    "map": kinds.flag,
 }
 
-_TABLES: Mapping[str, tuple[Mapping[str, Kind], Callable[..., Any]]] = {
-    "heads": ({"head": _text, "set": _settings, "grid": _grid}, _head),
-    "prompts": ({"backbone": _text, "set": _text, "variant": _text}, PromptsChoice),
+_TABLES: Mapping[str, tuple[Mapping[str, kinds.Kind], Callable[..., Any]]] = {
+    "heads": ({"head": kinds.text, "set": kinds.settings, "grid": kinds.grid}, _head),
+    "prompts": ({"backbone": kinds.text, "set": kinds.text, "variant": kinds.text}, PromptsChoice),
     "finetune": (
         {
-            "backbone": _text,
-            "name": _text,
-            "recipe": _text,
-            "settings": _settings,
-            "weights": _text,
-            "sentences": _sentences,
+            "backbone": kinds.text,
+            "name": kinds.text,
+            "recipe": kinds.text,
+            "settings": kinds.settings,
+            "weights": kinds.text,
+            "sentences": kinds.sentences,
         },
         FinetuneChoice,
     ),
