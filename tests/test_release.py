@@ -38,6 +38,13 @@ def test_the_citation_is_of_this_version() -> None:
     assert [a["name"] for a in said["authors"]] == [a["name"] for a in PROJECT["authors"]]
 
 
+def test_the_changelog_tells_of_this_version_last() -> None:
+    released = re.findall(
+        r"^## \[(\d.*)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.M
+    )
+    assert released[0] == PROJECT["version"]
+
+
 def installed(wanted: Iterable[str], pins: Mapping[str, str]) -> tuple[set[str], set[str]]:
     """Return what comes with some requirements, by the packages' own metadata, and what is unlike.
 
