@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tracemalloc
 from collections.abc import Iterator
@@ -162,14 +163,25 @@ def test_what_was_not_committed_leaves_the_array(path: Path) -> None:
     np.testing.assert_array_equal(Store.open(path).array(VECTORS), vectors(3))
 
 
-def test_a_disk_that_refuses_leaves_the_array(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(handle: int) -> None:
-        raise OSError(28, "no space")
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EFBIG, "the disk is full"),
+        (errno.EROFS, "cannot be written: Read-only file system"),
+    ],
+)
+def test_a_disk_that_refuses_leaves_the_array(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def refuse(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
 
     with Writer(path) as writer:
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", full)
-            with pytest.raises(StoreError, match="the disk is full"):
+            patch.setattr(os, "fsync", refuse)
+            with pytest.raises(StoreError, match=f"^{path}: {said}"):
                 writer.rewrite(VECTORS, [vectors(1)])
         writer.commit()
     np.testing.assert_array_equal(Store.open(path).array(VECTORS), vectors(0))

@@ -346,3 +346,60 @@ def test_rows_are_read_in_any_order_from_chunks_of_any_size(tmp_path: Path, dim:
     np.testing.assert_array_equal(
         store.array(f"embeddings/{spec.key}/vectors", wanted), vectors[wanted]
     )
+
+
+def test_runs_are_noted_once_each_in_the_order_they_ended(tmp_path: Path) -> None:
+    spec, _ = filled(tmp_path / "s.zarr")
+    with Writer(tmp_path / "s.zarr") as writer:
+        for started, images in (("mon", 0), ("tue", 5), ("mon", 9)):
+            writer.note_run(spec, {"started": started, "images": images})
+        writer.note_text(spec, {"context": 77})
+        writer.commit()
+    root = json.loads((tmp_path / "s.zarr" / "zarr.json").read_text())
+    assert root["attributes"]["embedstore"]["embeddings"][spec.key]["provenance"] == {
+        "device": "cpu",
+        "runs": [{"started": "tue", "images": 5}, {"started": "mon", "images": 9}],
+        "text": {"context": 77},
+    }
+
+
+def test_blanks_of_a_label_are_filled_in_and_what_is_known_stays(tmp_path: Path) -> None:
+    filled(tmp_path / "s.zarr", n=4)
+    with Writer(tmp_path / "s.zarr") as writer:
+        with pytest.raises(StoreError, match="3 values of 'vendor', not one for each sample"):
+            writer.add_label("vendor", ["", "V", ""])
+        writer.add_label("vendor", ["", "V", "", "W"])
+        writer.commit()
+        for wrong in (["U", "X", "", "W"], ["U", "", "", "W"]):
+            with pytest.raises(StoreError, match="values of 'vendor' would change"):
+                writer.fill_label("vendor", wrong)
+        writer.fill_label("vendor", ["U", "V", "", "W"])
+        writer.commit()
+    labels = zarr.open_group(tmp_path / "s.zarr", mode="r")["samples/labels"]
+    assert labels["vendor"][:].tolist() == ["U", "V", "", "W"]
+    assert labels["density"][:].tolist() == list("ABCD")
+
+
+def test_what_is_dropped_is_hidden_where_nothing_ever_failed(tmp_path: Path) -> None:
+    spec, vectors = filled(tmp_path / "s.zarr", n=4)
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.drop(np.array([1, 3]))
+        writer.append(spec, np.array([3]), -vectors[3:], digests_of(1))
+        writer.commit()
+    read = Store.open(tmp_path / "s.zarr").read(spec)
+    assert read.ids.tolist() == ["i0", "i2", "i3"]
+    np.testing.assert_array_equal(read.vectors, [vectors[0], vectors[2], -vectors[3]])
+
+
+def test_what_is_hidden_twice_is_listed_once(tmp_path: Path) -> None:
+    spec, vectors = filled(tmp_path / "s.zarr", n=4)
+    for _ in range(2):
+        with Writer(tmp_path / "s.zarr") as writer:
+            writer.drop(np.array([1, 3]))
+            writer.delete(np.array([3, 0]))
+            writer.delete(np.array([0]))
+            writer.commit()
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")
+    assert sorted(group["samples/deleted"][:]) == [0, 3]
+    assert sorted(group[f"embeddings/{spec.key}/dropped"][:]) == [1, 3]
+    np.testing.assert_array_equal(Store.open(tmp_path / "s.zarr").read(spec).vectors, vectors[2:3])
