@@ -187,6 +187,21 @@ def test_a_disk_that_refuses_leaves_the_array(
     np.testing.assert_array_equal(Store.open(path).array(VECTORS), vectors(0))
 
 
+def test_what_a_stopped_run_left_half_written_is_gone_with_the_next_writer(path: Path) -> None:
+    # 50 rows are four chunks; the run got on to a fifth, and to a sixth
+    folders = ("", VECTORS, f"{VECTORS}/c/3", f"{VECTORS}/c/4", f"{VECTORS}/c/5")
+    left = [path / folder / f"{chunks.TEMPORARY}0" for folder in (*folders, LABEL, f"{LABEL}/c")]
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"half")
+    mine = path / VECTORS / "c" / "4" / "note"
+    mine.write_bytes(b"")
+    with Writer(path):
+        assert [f for f in left if f.exists()] == []
+    assert mine.exists()
+    np.testing.assert_array_equal(Store.open(path).array(VECTORS), vectors(0))
+
+
 def survive(folder: Path) -> list[int]:
     """Rewrite and be killed, flush by flush; return the versions that kills left, and how many."""
     path = first(folder)

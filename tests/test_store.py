@@ -69,6 +69,8 @@ def test_zarr_reads_the_same_without_consolidated_metadata(tmp_path: Path) -> No
 def test_zarr_opens_a_store_with_labels_and_failures(tmp_path: Path) -> None:
     spec, _ = filled(tmp_path / "s.zarr")
     with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_failures([])
+        assert not list((tmp_path / "s.zarr").rglob("failures"))
         writer.add_failures([Failure("i9", "9.png", "read", "gone", spec.key)])
         writer.commit()
     group = zarr.open_group(tmp_path / "s.zarr", mode="r")
