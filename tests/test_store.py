@@ -6,6 +6,8 @@ import resource
 import subprocess
 import sys
 import textwrap
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import zarr
 
 from embedstore.check import repair
 from embedstore.chunks import Layout, read_chunk, read_rows
+from embedstore.commit import read_root
 from embedstore.delete import compact
 from embedstore.errors import SpecMismatch, StoreBusy, StoreError, UsageError
 from embedstore.store import Failure, Store
@@ -405,3 +408,72 @@ def test_what_is_hidden_twice_is_listed_once(tmp_path: Path) -> None:
     assert sorted(group["samples/deleted"][:]) == [0, 3]
     assert sorted(group[f"embeddings/{spec.key}/dropped"][:]) == [1, 3]
     np.testing.assert_array_equal(Store.open(tmp_path / "s.zarr").read(spec).vectors, vectors[2:3])
+
+
+def test_cut_and_stat_are_as_given_and_zeros_where_they_are_not(tmp_path: Path) -> None:
+    spec, cut = spec_of(), np.array([0.25, 0.5], np.float32)
+    stat = np.array([[2**40, 2**62], [7, 8]])
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_samples(samples_of(4))
+        writer.add_spec(spec, {})
+        writer.append(spec, np.arange(2), vectors_of(2), digests_of(2), cut, stat)
+        writer.append(spec, np.arange(2, 4), vectors_of(2), digests_of(2))
+        with pytest.raises(StoreError, match="2 rows, 3 vectors, 2 digests, 2 cut, 2 stat"):
+            writer.append(spec, np.arange(2), vectors_of(3), digests_of(2))
+        writer.commit()
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")[f"embeddings/{spec.key}"]
+    np.testing.assert_array_equal(group["cut"][:], [0.25, 0.5, 0, 0])
+    np.testing.assert_array_equal(group["stat"][:], [*stat, [0, 0], [0, 0]])
+
+
+VECTORS = f"embeddings/{spec_of().key}/vectors"
+
+
+@pytest.mark.parametrize(
+    ("what", "path", "values"),
+    [
+        ("the store", ["attributes", "embedstore", "commit"], ["1", 1.5, True, None]),
+        (VECTORS, ["consolidated_metadata", "metadata", VECTORS], [[], {}, None, 3]),
+        (
+            VECTORS,
+            ["consolidated_metadata", "metadata", VECTORS, "shape"],
+            [[-1, 8], [1.5, 8], [True, 8], [2**40 + 1, 8], [10, -8], [10, 8.5], [], 10]
+            + [[10, 2**27, 3], [2**40 + 1, 2**29]],
+        ),
+        (
+            VECTORS,
+            ["consolidated_metadata", "metadata", VECTORS, "data_type"],
+            ["complex64", "bool", "object", "float33", None, 4],
+        ),
+        (
+            "samples/view",
+            ["consolidated_metadata", "metadata", "samples/view", "attributes"],
+            [{"rewrites": "x"}, {"rewrites": None}, []],
+        ),
+    ],
+    ids=["commit", "array", "shape", "type", "rewrites"],
+)
+def test_a_root_that_no_commit_wrote_is_refused_by_name(
+    tmp_path: Path, what: str, path: list[str], values: list[object]
+) -> None:
+    filled(tmp_path / "s.zarr")
+    file = tmp_path / "s.zarr" / "zarr.json"
+    written = file.read_text()
+    for value in values:
+        root = json.loads(written)
+        *above, last = path
+        reduce(getitem, above, root)[last] = value
+        file.write_text(json.dumps(root))
+        with pytest.raises(StoreError) as caught:
+            read_root(tmp_path / "s.zarr")
+        assert str(caught.value).startswith(f"{file}: damaged: what it says of {what} is not"), (
+            value
+        )
+
+
+def test_an_array_may_be_as_large_as_it_is_said_to_be(tmp_path: Path) -> None:
+    filled(tmp_path / "s.zarr")
+    root = read_root(tmp_path / "s.zarr")
+    root["consolidated_metadata"]["metadata"][VECTORS]["shape"] = [2**40, 2**28]
+    (tmp_path / "s.zarr" / "zarr.json").write_text(json.dumps(root))
+    assert read_root(tmp_path / "s.zarr") == root
