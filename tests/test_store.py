@@ -17,7 +17,7 @@ import zarr
 
 from embedstore.check import repair
 from embedstore.chunks import Layout, read_chunk, read_rows
-from embedstore.commit import read_root
+from embedstore.commit import read_root, stamp_of
 from embedstore.delete import compact
 from embedstore.errors import SpecMismatch, StoreBusy, StoreError, UsageError
 from embedstore.store import Failure, Store
@@ -477,3 +477,41 @@ def test_an_array_may_be_as_large_as_it_is_said_to_be(tmp_path: Path) -> None:
     root["consolidated_metadata"]["metadata"][VECTORS]["shape"] = [2**40, 2**28]
     (tmp_path / "s.zarr" / "zarr.json").write_text(json.dumps(root))
     assert read_root(tmp_path / "s.zarr") == root
+
+
+def test_every_node_says_what_it_is_and_the_root_says_the_same_of_each(tmp_path: Path) -> None:
+    filled(tmp_path / "s.zarr")
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_label("vendor", [""] * 10)
+        writer.commit()
+    told = {
+        file.parent.relative_to(tmp_path / "s.zarr").as_posix(): json.loads(file.read_text())
+        for file in (tmp_path / "s.zarr").rglob("zarr.json")
+    }
+    root = told.pop(".")
+    inline = {"kind": "inline", "must_understand": False, "metadata": told}
+    assert root.pop("attributes").keys() == {"embedstore"}
+    assert root == {"zarr_format": 3, "node_type": "group", "consolidated_metadata": inline}
+    for name, node in told.items():
+        kind = "array" if (tmp_path / "s.zarr" / name / "c").exists() else "group"
+        assert (node["zarr_format"], node["node_type"]) == (3, kind)
+
+
+def test_a_private_path_is_nowhere_and_odd_bytes_of_a_name_are_shown(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(b"film\xff.png"))
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_samples([Sample("a", Path("Zyxwanda.dcm"), private=True), Sample("b", odd)])
+        writer.commit()
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")
+    assert group["samples/path"][:].tolist() == ["", r"film\xff.png"]
+    files = [file for file in (tmp_path / "s.zarr").rglob("*") if file.is_file()]
+    assert not any(b"Zyxwanda" in file.read_bytes() for file in files)
+
+
+def test_the_stamp_of_a_store_is_its_root_files_and_zeros_where_there_is_none(
+    tmp_path: Path,
+) -> None:
+    assert stamp_of(tmp_path / "s.zarr") == (0, 0)
+    filled(tmp_path / "s.zarr")
+    found = os.stat(tmp_path / "s.zarr" / "zarr.json")
+    assert stamp_of(tmp_path / "s.zarr") == (found.st_ino, found.st_mtime_ns)
