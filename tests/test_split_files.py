@@ -21,7 +21,7 @@ from embedstore.cli import _run
 from embedstore.errors import DataError, UsageError
 from embedstore.evaluate import Protocol, evaluate, judge
 from embedstore.leaks import leaks
-from embedstore.levels import units
+from embedstore.levels import Units, units
 from embedstore.probes.logistic import LogisticProbe
 from embedstore.split_columns import from_column, in_time, sites
 from embedstore.split_files import SavedSplit, load_split
@@ -509,6 +509,38 @@ def test_units_stand_where_their_images_stand():
     for unit, fold in zip(at.ids, at.fold, strict=True):
         rows = embeddings.columns["exam"] == unit
         assert set(split.splits[0].fold[rows].tolist()) == {int(fold)}
+
+
+def test_a_unit_of_which_some_images_are_tested_is_tested_and_an_unknown_one_is_outside():
+    folds = {"a": 1, "b": TRAIN, "c": VALIDATION, "d": TRAIN, "e": OUTSIDE, "f": 0}
+    split = Split("own", np.array(list(folds)), np.array(list(folds.values())), 7)
+    ids = np.array(["new", "b", "a", "c", "d", "e", "f", "f2"])
+    of = Units("exam", np.array([*"stuvw"]), np.array([4, 0, 0, 1, 1, 2, 3, 3]))
+    at = SavedSplit("column", "patient", "y", (split,)).at(of, ids)
+    assert (at.kind, at.by, at.label) == ("column", "patient", "y")
+    (one,) = at.splits
+    assert dict(zip(one.ids, one.fold, strict=True)) == {
+        "s": 1, "t": TRAIN, "u": OUTSIDE, "v": 0, "w": OUTSIDE
+    }  # fmt: skip
+    assert (one.method, one.seed) == ("own", 7)
+
+
+def test_how_a_split_was_made_is_said():
+    embeddings, labels = screening()
+    kinds = KINDS.keys() - {"kfold by site"}  # there are too few
+    splits = {kind: KINDS[kind](embeddings, labels) for kind in kinds}
+    last = f"last {(splits['time'].fold == 0).mean() * 100:.0f}% by day"
+    assert {kind: (split.method, split.seed) for kind, split in splits.items()} == {
+        "kfold": ("3-fold by patient", 5),
+        "holdout": ("holdout of 30% by patient", 5),
+        "holdout with validation": ("holdout of 30% by patient, 30% of the rest aside", 5),
+        "site": ("leave one site out, 3 of them", 0),
+        "time": (last, 0),
+        "time with validation": (f"{last}, 30% of the rest aside", 0),
+    }
+    told = with_column(embeddings, "arm", np.resize(["train", "test"], len(labels)))
+    split = from_column(told, labels, "arm")
+    assert (split.method, split.seed) == ("column arm", 0)
 
 
 @pytest.mark.parametrize("folds", [None, 4])
