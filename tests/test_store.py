@@ -291,6 +291,11 @@ def test_only_an_empty_or_new_place_becomes_a_store(tmp_path: Path) -> None:
         Store.open(tmp_path / "nothing")
 
 
+def test_folders_above_a_new_store_are_made(tmp_path: Path) -> None:
+    filled(tmp_path / "a" / "b" / "s.zarr")
+    assert len(Store.open(tmp_path / "a" / "b" / "s.zarr")) == 10
+
+
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
     filled(tmp_path / "s.zarr")
     root = json.loads((tmp_path / "s.zarr" / "zarr.json").read_text())
