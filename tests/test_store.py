@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from embedstore.chunks import Layout, read_chunk, read_rows
 from embedstore.commit import read_root, stamp_of
 from embedstore.delete import compact
 from embedstore.errors import SpecMismatch, StoreBusy, StoreError, UsageError
-from embedstore.store import Failure, Store
+from embedstore.store import FAILURE_COLUMNS, Failure, Store
 from embedstore.types import Recipe, Sample, Spec
 from embedstore.writer import Writer
 
@@ -530,3 +531,27 @@ def test_the_stamp_of_a_store_is_its_root_files_and_zeros_where_there_is_none(
     filled(tmp_path / "s.zarr")
     found = os.stat(tmp_path / "s.zarr" / "zarr.json")
     assert stamp_of(tmp_path / "s.zarr") == (found.st_ino, found.st_mtime_ns)
+
+
+def test_rows_of_another_shape_are_refused_by_name(tmp_path: Path) -> None:
+    spec, _ = filled(tmp_path / "s.zarr")
+    said = re.escape("embeddings/" + spec.key + "/vectors: rows are (8,), not (7,)")
+    with Writer(tmp_path / "s.zarr") as writer, pytest.raises(StoreError, match=f"^{said}$"):
+        writer.append(spec, np.arange(2), vectors_of(2, 7), digests_of(2))
+
+
+def test_a_commit_writes_no_chunk_anew_that_did_not_change(tmp_path: Path) -> None:
+    def chunk_files() -> dict[Path, int]:
+        found = [p for p in (tmp_path / "s.zarr").rglob("c/**/*") if p.is_file()]
+        return {p: p.stat().st_ino for p in found}
+
+    spec, _ = filled(tmp_path / "s.zarr")
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.append(spec, np.arange(3), vectors_of(3), digests_of(3))
+        writer.commit()
+        before = chunk_files()
+        writer.add_failures([Failure("i9", "9.png", "read", "gone", spec.key)])
+        writer.commit()
+    after = chunk_files()
+    assert {p: after[p] for p in before} == before
+    assert {p.parents[1].name for p in after.keys() - before.keys()} == set(FAILURE_COLUMNS)
