@@ -178,6 +178,7 @@ def test_ties_in_time_stay_together_and_the_nearest_share_is_taken():
     [
         (["train", "tst"], "'tst' is neither"),
         (["train", *"abcd"], "'a', 'b', 'c' and 1 more is neither"),
+        (["train", *"abc"], "column split: 'a', 'b', 'c' is neither"),
         (["train", "1"], "'1' is neither"),
         (["1", "-2"], "'-2', '1' is neither"),
         (["1", "²"], "is neither"),
@@ -185,7 +186,7 @@ def test_ties_in_time_stay_together_and_the_nearest_share_is_taken():
         (["-1", "-1"], "to learn from and to test; its one value is '-1'"),
         (["train", "train"], "to learn from and to test; its one value is 'train'"),
         (["test", "test"], "to learn from and to test"),
-        (["", ""], "to learn from and to test"),
+        (["", ""], "to learn from and to test$"),
     ],
 )
 def test_columns_that_are_no_split_are_one_line(values, said):
@@ -386,6 +387,8 @@ def test_a_file_gives_back_what_was_saved_in_any_order(tmp_path: Path):
     assert notes == ()
     for one, other in zip(splits, before.splits, strict=True):
         np.testing.assert_array_equal(one.fold, other.fold[order])
+        assert one.method == "3-fold by patient"
+    assert [one.seed for one in splits] == [0, 1]
 
 
 def test_a_file_is_plain_and_the_same_for_any_order_of_rows(tmp_path: Path):
@@ -433,6 +436,30 @@ def test_images_the_split_does_not_name_and_those_gone_are_counted():
     assert "10 images of the split are not among" in notes[1]
     for train, test in split:
         assert max(train.max(), test.max()) < 90
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ("abcd", ""),
+        ("abc", ""),
+        ("ab", "leaves a side of a fold empty"),
+        ("a", "leaves a side of a fold empty"),
+        ("c", "leaves a side of a fold empty"),
+        ("dz", "leaves a side of a fold empty"),
+        ("z", "names none of these images"),
+    ],
+)
+def test_of_a_holdout_some_must_be_there_to_test_and_to_learn_from(there, said):
+    split = Split("own", np.array([*"abcd"]), np.array([0, 0, TRAIN, VALIDATION]), 3)
+    told = SavedSplit("holdout", "patient", "y", (split,))
+    embeddings = replace(made([""] * len(there)), ids=np.array([*there]))
+    if said:
+        with pytest.raises(DataError, match=said):
+            told.on(embeddings)
+    else:
+        (one,), _ = told.on(embeddings)
+        assert one.fold.tolist() == split.fold[: len(there)].tolist()
 
 
 @pytest.mark.parametrize(
@@ -541,6 +568,7 @@ def test_how_a_split_was_made_is_said():
     told = with_column(embeddings, "arm", np.resize(["train", "test"], len(labels)))
     split = from_column(told, labels, "arm")
     assert (split.method, split.seed) == ("column arm", 0)
+    assert split.ids is told.ids
 
 
 @pytest.mark.parametrize("folds", [None, 4])
