@@ -103,6 +103,20 @@ def test_numbers_and_dicom_dates_are_times_too():
         np.testing.assert_array_equal(in_time(other, labels, "day", 0.3).fold, plain.fold)
 
 
+def test_a_site_that_is_nobodys_usual_one_is_no_fold_and_two_sites_are_enough():
+    embeddings = made([*"ppprqqqs"])
+    told = with_column(embeddings, "site", ["A", "B", "B", "", "C", "C", "C", ""])
+    split = sites(told, np.array([*"xyxxyxyx"]), "site")
+    assert split.fold.tolist() == [OUTSIDE, 0, 0, OUTSIDE, 1, 1, 1, OUTSIDE]
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 0.51, 1.0])
+def test_a_share_of_the_last_patients_is_at_most_a_half(share):
+    embeddings, labels = screening()
+    with pytest.raises(DataError, match=f"a test share of {share}; give more than 0"):
+        in_time(embeddings, labels, "day", share)
+
+
 def test_words_for_sides_as_people_write_them():
     embeddings, labels = screening()
     words = ["Train", "training", "TEST", "holdout", "val", "Validation", "dev", "", " train "]
@@ -142,7 +156,8 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.mark.usefixtures("zone")
 def test_years_months_days_and_times_go_together_wherever_the_machine_is():
-    written = ["2019", "2019-12-31T23:30:00-02:00", "2020-01-01 02:00", "2020/01/02", "2020-02"]
+    written = ["2019", "2020-01-01 01:00", "2019-12-31T23:30:00-02:00", "2020-01-01 02:00"]
+    written += ["2020/01/02", "2020-02"]
     embeddings, labels = made([f"p{i:02d}" for i in range(40)]), np.repeat(["x", "y"], 20)
     for earlier, later in combinations(written, 2):
         told = with_column(embeddings, "when", np.resize([later, earlier], 40))
@@ -159,7 +174,9 @@ def test_what_is_no_time_is_named(wrong, others):
     values = np.full(len(labels), others)
     values = np.where(np.arange(len(labels)) == 7, wrong, values)
     told = with_column(embeddings, "day", values)
-    with pytest.raises(DataError, match=rf"in image0007 \({re.escape(wrong)}\) of 120 images"):
+    with pytest.raises(
+        DataError, match=rf"^column day: .* in image0007 \({re.escape(wrong)}\) of 120 images"
+    ):
         in_time(told, labels, "day", 0.3)
 
 
@@ -198,12 +215,14 @@ def test_columns_that_are_no_split_are_one_line(values, said):
 
 def test_what_cannot_be_split_is_one_line():
     embeddings, labels = screening()
-    with pytest.raises(UsageError, match="no column 'hospital'"):
+    with pytest.raises(UsageError, match="no column 'hospital' to split by; there are site, day$"):
         sites(embeddings, labels, "hospital")
     with pytest.raises(UsageError, match="no image has an exam"):
         kfold(embeddings, labels, 4, 0, "exam")
     with pytest.raises(UsageError, match="no column 'ward'.* patient, exam, image, site, day$"):
         kfold(embeddings, labels, 4, 0, "ward")
+    with pytest.raises(DataError, match="column site: patients of 0 value only; at least two"):
+        sites(with_column(embeddings, "site", np.full(len(labels), "")), labels, "site")
     with pytest.raises(DataError, match="patients of 1 value only, 'A'"):
         sites(with_column(embeddings, "site", np.full(len(labels), "A")), labels, "site")
     days = embeddings.columns["day"].copy()
@@ -333,13 +352,14 @@ def test_a_validation_side_that_knows_the_tested_leaks():
     assert str(leak).startswith("1 patient on both sides of the split (1 tested images; image0000")
 
 
-def test_a_validation_side_is_the_share_asked_for_of_what_was_learnt_from():
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_validation_side_is_the_share_asked_for_of_what_was_learnt_from(share):
     embeddings, labels = screening(patients=200)
     before = holdout(embeddings, labels, 0.2, 0)
-    split = with_validation(embeddings, labels, before, 0.25)
+    split = with_validation(embeddings, labels, before, share)
     np.testing.assert_array_equal(split.fold == 0, before.fold == 0)
     aside = split.fold == VALIDATION
-    assert aside.sum() / (before.fold == TRAIN).sum() == pytest.approx(0.25, abs=0.02)
+    assert aside.sum() / (before.fold == TRAIN).sum() == pytest.approx(share, abs=0.02)
     assert (labels[aside] == "x").mean() == pytest.approx((labels == "x").mean(), abs=0.05)
     assert not set(embeddings.groups[aside]) & set(embeddings.groups[~aside])
 
@@ -351,12 +371,14 @@ def test_a_validation_side_is_the_share_asked_for_of_what_was_learnt_from():
         (0.6, "holdout", "validation share of 0.6; give more than 0 and at most 0.5"),
         (0.0001, "holdout", "validation share of 0.0001 cannot be had of the"),
         (0.2, "kfold", "each calibrates on the others"),
+        (0.2, "two folds", "each calibrates on the others"),
         (0.2, "holdout with validation", "a validation side already"),
     ],
 )
 def test_a_validation_side_that_cannot_be_is_one_line(share, split, said):
     embeddings, labels = screening(patients=60)
-    before = KINDS[split](embeddings, labels)
+    kinds = {**KINDS, "two folds": lambda e, y: kfold(e, y, 2, 5)}
+    before = kinds[split](embeddings, labels)
     with pytest.raises(DataError, match=said):
         with_validation(embeddings, labels, before, share)
 
@@ -367,6 +389,15 @@ def test_by_site_keeps_sites_whole():
     split = kfold(wards, labels, 4, 0, "ward")
     assert not shared(wards.columns["ward"], split)
     assert split.method == "4-fold by ward"
+    before = holdout(wards, labels, 0.3, 0, "ward")
+    split = with_validation(wards, labels, before, 0.3, "ward")
+    for one in (before, split):
+        assert not shared(wards.columns["ward"], one)
+        assert len({*zip(wards.columns["ward"], one.fold, strict=True)}) == 20
+    alone = with_column(embeddings, "ward", np.where(labels == "x", "x", wards.columns["ward"]))
+    for make, parts in ((kfold, 2), (holdout, 0.5)):
+        with pytest.raises(DataError, match=r"class '.' has 1 ward \(\d+ images\)"):
+            make(alone, labels, parts, 0, "ward")
 
 
 def saved(embeddings, labels, repeats=2):
