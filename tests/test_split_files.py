@@ -357,6 +357,7 @@ def test_a_validation_side_is_the_share_asked_for_of_what_was_learnt_from(share)
     embeddings, labels = screening(patients=200)
     before = holdout(embeddings, labels, 0.2, 0)
     split = with_validation(embeddings, labels, before, share)
+    np.testing.assert_array_equal(split.ids, embeddings.ids)
     np.testing.assert_array_equal(split.fold == 0, before.fold == 0)
     aside = split.fold == VALIDATION
     assert aside.sum() / (before.fold == TRAIN).sum() == pytest.approx(share, abs=0.02)
