@@ -423,6 +423,17 @@ def test_a_file_gives_back_what_was_saved_in_any_order(tmp_path: Path):
     assert [one.seed for one in splits] == [0, 1]
 
 
+def test_a_file_that_is_there_is_replaced_only_where_asked(tmp_path: Path):
+    embeddings, labels = screening()
+    file = tmp_path / "s.json"
+    saved(embeddings, labels, 1).save(file, labels)
+    with pytest.raises(UsageError, match="is there already"):
+        saved(embeddings, labels, 2).save(file, labels)
+    assert len(load_split(file).splits) == 1
+    saved(embeddings, labels, 2).save(file, labels, force=True)
+    assert len(load_split(file).splits) == 2
+
+
 def test_a_file_is_plain_and_the_same_for_any_order_of_rows(tmp_path: Path):
     embeddings, labels = screening()
     rng = np.random.default_rng(1)
