@@ -290,6 +290,9 @@ def test_only_an_empty_or_new_place_becomes_a_store(tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "thesis.txt").read_text() == "mine"
     with pytest.raises(StoreError, match="folder: is not an embedstore store"):
         Store.open(tmp_path / "folder")
+    below = tmp_path / "file" / "s.zarr"
+    with pytest.raises(StoreError, match=f"^{below}: cannot be written: "), Writer(below):
+        pass
     for name in ("empty", "begun"):
         (tmp_path / name).mkdir()
     (tmp_path / "begun" / ".writing-zarr.json").write_text("{")
