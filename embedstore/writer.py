@@ -269,9 +269,10 @@ class Writer:
 
     def add_failures(self, failures: Sequence[Failure]) -> None:
         """Append to the table of failures."""
-        if failures and "failures/id" not in self._appenders:
-            self._open_columns(FAILURE_COLUMNS, "failures")
-        for name in FAILURE_COLUMNS if failures else ():
+        if not failures:
+            return
+        self._open_columns(FAILURE_COLUMNS, "failures")
+        for name in FAILURE_COLUMNS:
             self._appenders[f"failures/{name}"].append([getattr(f, name) for f in failures])
 
     def commit(self) -> None:

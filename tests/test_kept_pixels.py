@@ -73,6 +73,8 @@ def test_deep_and_colour_pictures_keep_their_kind(tmp_path: Path) -> None:
         expected = picture(recipe, frame(recipe, decode(sample.path.read_bytes())))
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected)
+    kinds = {p.parent.name for p in (tmp_path / "s.zarr").glob("pixels/*/*/values")}
+    assert kinds == {"uint8", "uint16", "uint8x3"}
 
 
 def test_pixels_can_be_kept_later(films: Path, tmp_path: Path) -> None:

@@ -382,3 +382,15 @@ def test_pieces_of_the_walk_do_not_change_what_it_finds(monkeypatch, levels):
         assert found["auroc"][b] == pytest.approx(area, abs=1e-12)
         precision = sk.average_precision_score(truth[rows], p[rows, 1])
         assert found["average_precision"][b] == pytest.approx(precision, abs=1e-12)
+
+
+@pytest.mark.parametrize("patients", [50, 20_000])
+def test_the_same_seed_draws_the_same_and_every_row_is_drawn(patients):
+    groups = np.arange(patients).astype(str)
+    one, again, other = (patient_draws(groups, 4, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one.weights, again.weights)
+    np.testing.assert_array_equal(one.patient, again.patient)
+    assert (one.weights[0] == 1).all()
+    for row in range(1, 5):
+        assert (one.weights[row] != 1).any()
+        assert (one.weights[row] != other.weights[row]).any()

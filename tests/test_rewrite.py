@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -162,16 +165,76 @@ def test_what_was_not_committed_leaves_the_array(path: Path) -> None:
     np.testing.assert_array_equal(Store.open(path).array(VECTORS), vectors(3))
 
 
-def test_a_disk_that_refuses_leaves_the_array(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(handle: int) -> None:
-        raise OSError(28, "no space")
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EFBIG, "the disk is full"),
+        (errno.EROFS, "cannot be written: Read-only file system"),
+    ],
+)
+def test_a_disk_that_refuses_leaves_the_array(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def refuse(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
 
     with Writer(path) as writer:
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", full)
-            with pytest.raises(StoreError, match="the disk is full"):
+            patch.setattr(os, "fsync", refuse)
+            with pytest.raises(StoreError, match=f"^{path}: {said}"):
                 writer.rewrite(VECTORS, [vectors(1)])
         writer.commit()
+    np.testing.assert_array_equal(Store.open(path).array(VECTORS), vectors(0))
+
+
+def test_a_disk_that_refuses_is_said_whatever_was_to_be_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(handle: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def said(place: Path) -> AbstractContextManager[object]:
+        return pytest.raises(StoreError, match=f"^{place}: cannot be written: Input/output error")
+
+    fresh, label = path.with_name("new.zarr"), Layout("samples/labels/e", "string")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with said(fresh):
+            Writer(fresh).__enter__()
+        with Writer(path) as writer, said(path):
+            writer.extend(label, [np.array(words(5), object)])
+        with Writer(path) as writer:
+            writer.delete(np.array([3]))
+            with said(path):
+                writer.commit()
+    np.testing.assert_array_equal(Store.open(path).visible, np.arange(N))
+    with Writer(fresh) as writer:  # the lock was given back
+        writer.commit()
+
+
+def test_each_commit_is_the_next_number(path: Path) -> None:
+    numbers = []
+    for _ in range(3):
+        rewrite(path, 1)
+        root = json.loads((path / "zarr.json").read_text())
+        numbers.append(root["attributes"]["embedstore"]["commit"])
+    assert numbers == [3, 4, 5]  # the first made the store, the second filled it
+
+
+def test_what_a_stopped_run_left_half_written_is_gone_with_the_next_writer(path: Path) -> None:
+    # 50 rows are four chunks; the run got on to a fifth, and to a sixth
+    folders = ("", VECTORS, f"{VECTORS}/c/3", f"{VECTORS}/c/4", f"{VECTORS}/c/5")
+    left = [path / folder / f"{chunks.TEMPORARY}0" for folder in (*folders, LABEL, f"{LABEL}/c")]
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"half")
+    mine = path / VECTORS / "c" / "4" / "note"
+    mine.write_bytes(b"")
+    with Writer(path):
+        assert [f for f in left if f.exists()] == []
+    assert mine.exists()
     np.testing.assert_array_equal(Store.open(path).array(VECTORS), vectors(0))
 
 

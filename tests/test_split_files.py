@@ -21,7 +21,7 @@ from embedstore.cli import _run
 from embedstore.errors import DataError, UsageError
 from embedstore.evaluate import evaluate, judge
 from embedstore.leaks import leaks
-from embedstore.levels import units
+from embedstore.levels import Units, units
 from embedstore.probes.logistic import LogisticProbe
 from embedstore.protocol import Protocol
 from embedstore.split_columns import from_column, in_time, sites
@@ -104,6 +104,20 @@ def test_numbers_and_dicom_dates_are_times_too():
         np.testing.assert_array_equal(in_time(other, labels, "day", 0.3).fold, plain.fold)
 
 
+def test_a_site_that_is_nobodys_usual_one_is_no_fold_and_two_sites_are_enough():
+    embeddings = made([*"ppprqqqs"])
+    told = with_column(embeddings, "site", ["A", "B", "B", "", "C", "C", "C", ""])
+    split = sites(told, np.array([*"xyxxyxyx"]), "site")
+    assert split.fold.tolist() == [OUTSIDE, 0, 0, OUTSIDE, 1, 1, 1, OUTSIDE]
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 0.51, 1.0])
+def test_a_share_of_the_last_patients_is_at_most_a_half(share):
+    embeddings, labels = screening()
+    with pytest.raises(DataError, match=f"a test share of {share}; give more than 0"):
+        in_time(embeddings, labels, "day", share)
+
+
 def test_words_for_sides_as_people_write_them():
     embeddings, labels = screening()
     words = ["Train", "training", "TEST", "holdout", "val", "Validation", "dev", "", " train "]
@@ -143,7 +157,8 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.mark.usefixtures("zone")
 def test_years_months_days_and_times_go_together_wherever_the_machine_is():
-    written = ["2019", "2019-12-31T23:30:00-02:00", "2020-01-01 02:00", "2020/01/02", "2020-02"]
+    written = ["2019", "2020-01-01 01:00", "2019-12-31T23:30:00-02:00", "2020-01-01 02:00"]
+    written += ["2020/01/02", "2020-02"]
     embeddings, labels = made([f"p{i:02d}" for i in range(40)]), np.repeat(["x", "y"], 20)
     for earlier, later in combinations(written, 2):
         told = with_column(embeddings, "when", np.resize([later, earlier], 40))
@@ -160,7 +175,9 @@ def test_what_is_no_time_is_named(wrong, others):
     values = np.full(len(labels), others)
     values = np.where(np.arange(len(labels)) == 7, wrong, values)
     told = with_column(embeddings, "day", values)
-    with pytest.raises(DataError, match=rf"in image0007 \({re.escape(wrong)}\) of 120 images"):
+    with pytest.raises(
+        DataError, match=rf"^column day: .* in image0007 \({re.escape(wrong)}\) of 120 images"
+    ):
         in_time(told, labels, "day", 0.3)
 
 
@@ -179,6 +196,7 @@ def test_ties_in_time_stay_together_and_the_nearest_share_is_taken():
     [
         (["train", "tst"], "'tst' is neither"),
         (["train", *"abcd"], "'a', 'b', 'c' and 1 more is neither"),
+        (["train", *"abc"], "column split: 'a', 'b', 'c' is neither"),
         (["train", "1"], "'1' is neither"),
         (["1", "-2"], "'-2', '1' is neither"),
         (["1", "²"], "is neither"),
@@ -186,7 +204,7 @@ def test_ties_in_time_stay_together_and_the_nearest_share_is_taken():
         (["-1", "-1"], "to learn from and to test; its one value is '-1'"),
         (["train", "train"], "to learn from and to test; its one value is 'train'"),
         (["test", "test"], "to learn from and to test"),
-        (["", ""], "to learn from and to test"),
+        (["", ""], "to learn from and to test$"),
     ],
 )
 def test_columns_that_are_no_split_are_one_line(values, said):
@@ -198,12 +216,14 @@ def test_columns_that_are_no_split_are_one_line(values, said):
 
 def test_what_cannot_be_split_is_one_line():
     embeddings, labels = screening()
-    with pytest.raises(UsageError, match="no column 'hospital'"):
+    with pytest.raises(UsageError, match="no column 'hospital' to split by; there are site, day$"):
         sites(embeddings, labels, "hospital")
     with pytest.raises(UsageError, match="no image has an exam"):
         kfold(embeddings, labels, 4, 0, "exam")
     with pytest.raises(UsageError, match="no column 'ward'.* patient, exam, image, site, day$"):
         kfold(embeddings, labels, 4, 0, "ward")
+    with pytest.raises(DataError, match="column site: patients of 0 value only; at least two"):
+        sites(with_column(embeddings, "site", np.full(len(labels), "")), labels, "site")
     with pytest.raises(DataError, match="patients of 1 value only, 'A'"):
         sites(with_column(embeddings, "site", np.full(len(labels), "A")), labels, "site")
     days = embeddings.columns["day"].copy()
@@ -333,13 +353,15 @@ def test_a_validation_side_that_knows_the_tested_leaks():
     assert str(leak).startswith("1 patient on both sides of the split (1 tested images; image0000")
 
 
-def test_a_validation_side_is_the_share_asked_for_of_what_was_learnt_from():
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_validation_side_is_the_share_asked_for_of_what_was_learnt_from(share):
     embeddings, labels = screening(patients=200)
     before = holdout(embeddings, labels, 0.2, 0)
-    split = with_validation(embeddings, labels, before, 0.25)
+    split = with_validation(embeddings, labels, before, share)
+    np.testing.assert_array_equal(split.ids, embeddings.ids)
     np.testing.assert_array_equal(split.fold == 0, before.fold == 0)
     aside = split.fold == VALIDATION
-    assert aside.sum() / (before.fold == TRAIN).sum() == pytest.approx(0.25, abs=0.02)
+    assert aside.sum() / (before.fold == TRAIN).sum() == pytest.approx(share, abs=0.02)
     assert (labels[aside] == "x").mean() == pytest.approx((labels == "x").mean(), abs=0.05)
     assert not set(embeddings.groups[aside]) & set(embeddings.groups[~aside])
 
@@ -351,12 +373,14 @@ def test_a_validation_side_is_the_share_asked_for_of_what_was_learnt_from():
         (0.6, "holdout", "validation share of 0.6; give more than 0 and at most 0.5"),
         (0.0001, "holdout", "validation share of 0.0001 cannot be had of the"),
         (0.2, "kfold", "each calibrates on the others"),
+        (0.2, "two folds", "each calibrates on the others"),
         (0.2, "holdout with validation", "a validation side already"),
     ],
 )
 def test_a_validation_side_that_cannot_be_is_one_line(share, split, said):
     embeddings, labels = screening(patients=60)
-    before = KINDS[split](embeddings, labels)
+    kinds = {**KINDS, "two folds": lambda e, y: kfold(e, y, 2, 5)}
+    before = kinds[split](embeddings, labels)
     with pytest.raises(DataError, match=said):
         with_validation(embeddings, labels, before, share)
 
@@ -367,6 +391,15 @@ def test_by_site_keeps_sites_whole():
     split = kfold(wards, labels, 4, 0, "ward")
     assert not shared(wards.columns["ward"], split)
     assert split.method == "4-fold by ward"
+    before = holdout(wards, labels, 0.3, 0, "ward")
+    split = with_validation(wards, labels, before, 0.3, "ward")
+    for one in (before, split):
+        assert not shared(wards.columns["ward"], one)
+        assert len({*zip(wards.columns["ward"], one.fold, strict=True)}) == 20
+    alone = with_column(embeddings, "ward", np.where(labels == "x", "x", wards.columns["ward"]))
+    for make, parts in ((kfold, 2), (holdout, 0.5)):
+        with pytest.raises(DataError, match=r"class '.' has 1 ward \(\d+ images\)"):
+            make(alone, labels, parts, 0, "ward")
 
 
 def saved(embeddings, labels, repeats=2):
@@ -387,6 +420,19 @@ def test_a_file_gives_back_what_was_saved_in_any_order(tmp_path: Path):
     assert notes == ()
     for one, other in zip(splits, before.splits, strict=True):
         np.testing.assert_array_equal(one.fold, other.fold[order])
+        assert one.method == "3-fold by patient"
+    assert [one.seed for one in splits] == [0, 1]
+
+
+def test_a_file_that_is_there_is_replaced_only_where_asked(tmp_path: Path):
+    embeddings, labels = screening()
+    file = tmp_path / "s.json"
+    saved(embeddings, labels, 1).save(file, labels)
+    with pytest.raises(UsageError, match="is there already"):
+        saved(embeddings, labels, 2).save(file, labels)
+    assert len(load_split(file).splits) == 1
+    saved(embeddings, labels, 2).save(file, labels, force=True)
+    assert len(load_split(file).splits) == 2
 
 
 def test_a_file_is_plain_and_the_same_for_any_order_of_rows(tmp_path: Path):
@@ -434,6 +480,30 @@ def test_images_the_split_does_not_name_and_those_gone_are_counted():
     assert "10 images of the split are not among" in notes[1]
     for train, test in split:
         assert max(train.max(), test.max()) < 90
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ("abcd", ""),
+        ("abc", ""),
+        ("ab", "leaves a side of a fold empty"),
+        ("a", "leaves a side of a fold empty"),
+        ("c", "leaves a side of a fold empty"),
+        ("dz", "leaves a side of a fold empty"),
+        ("z", "names none of these images"),
+    ],
+)
+def test_of_a_holdout_some_must_be_there_to_test_and_to_learn_from(there, said):
+    split = Split("own", np.array([*"abcd"]), np.array([0, 0, TRAIN, VALIDATION]), 3)
+    told = SavedSplit("holdout", "patient", "y", (split,))
+    embeddings = replace(made([""] * len(there)), ids=np.array([*there]))
+    if said:
+        with pytest.raises(DataError, match=said):
+            told.on(embeddings)
+    else:
+        (one,), _ = told.on(embeddings)
+        assert one.fold.tolist() == split.fold[: len(there)].tolist()
 
 
 @pytest.mark.parametrize(
@@ -510,6 +580,39 @@ def test_units_stand_where_their_images_stand():
     for unit, fold in zip(at.ids, at.fold, strict=True):
         rows = embeddings.columns["exam"] == unit
         assert set(split.splits[0].fold[rows].tolist()) == {int(fold)}
+
+
+def test_a_unit_of_which_some_images_are_tested_is_tested_and_an_unknown_one_is_outside():
+    folds = {"a": 1, "b": TRAIN, "c": VALIDATION, "d": TRAIN, "e": OUTSIDE, "f": 0}
+    split = Split("own", np.array(list(folds)), np.array(list(folds.values())), 7)
+    ids = np.array(["new", "b", "a", "c", "d", "e", "f", "f2"])
+    of = Units("exam", np.array([*"stuvw"]), np.array([4, 0, 0, 1, 1, 2, 3, 3]))
+    at = SavedSplit("column", "patient", "y", (split,)).at(of, ids)
+    assert (at.kind, at.by, at.label) == ("column", "patient", "y")
+    (one,) = at.splits
+    assert dict(zip(one.ids, one.fold, strict=True)) == {
+        "s": 1, "t": TRAIN, "u": OUTSIDE, "v": 0, "w": OUTSIDE
+    }  # fmt: skip
+    assert (one.method, one.seed) == ("own", 7)
+
+
+def test_how_a_split_was_made_is_said():
+    embeddings, labels = screening()
+    kinds = KINDS.keys() - {"kfold by site"}  # there are too few
+    splits = {kind: KINDS[kind](embeddings, labels) for kind in kinds}
+    last = f"last {(splits['time'].fold == 0).mean() * 100:.0f}% by day"
+    assert {kind: (split.method, split.seed) for kind, split in splits.items()} == {
+        "kfold": ("3-fold by patient", 5),
+        "holdout": ("holdout of 30% by patient", 5),
+        "holdout with validation": ("holdout of 30% by patient, 30% of the rest aside", 5),
+        "site": ("leave one site out, 3 of them", 0),
+        "time": (last, 0),
+        "time with validation": (f"{last}, 30% of the rest aside", 0),
+    }
+    told = with_column(embeddings, "arm", np.resize(["train", "test"], len(labels)))
+    split = from_column(told, labels, "arm")
+    assert (split.method, split.seed) == ("column arm", 0)
+    assert split.ids is told.ids
 
 
 @pytest.mark.parametrize("folds", [None, 4])

@@ -9,7 +9,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from embedstore.errors import DataError
-from embedstore.splits import holdout, kfold, linked
+from embedstore.splits import check_classes, holdout, kfold, linked
 from embedstore.types import Embeddings, Recipe, Spec, Split
 
 
@@ -231,3 +231,9 @@ def test_no_fold_is_ever_empty():
         except DataError as error:
             tested += ["would be empty" in str(error)]
     assert all(tested)
+
+
+def test_no_labels_at_all_are_no_two_classes():
+    nothing = np.empty(0, dtype=int)
+    with pytest.raises(DataError, match="the labels have one value: none$"):
+        check_classes(nothing.astype(str), nothing)

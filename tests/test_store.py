@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 import textwrap
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,10 @@ import zarr
 
 from embedstore.check import repair
 from embedstore.chunks import Layout, read_chunk, read_rows
+from embedstore.commit import read_root, stamp_of
 from embedstore.delete import compact
 from embedstore.errors import SpecMismatch, StoreBusy, StoreError, UsageError
-from embedstore.store import Failure, Store
+from embedstore.store import FAILURE_COLUMNS, Failure, Store
 from embedstore.types import Recipe, Sample, Spec
 from embedstore.writer import Writer
 
@@ -69,6 +73,8 @@ def test_zarr_reads_the_same_without_consolidated_metadata(tmp_path: Path) -> No
 def test_zarr_opens_a_store_with_labels_and_failures(tmp_path: Path) -> None:
     spec, _ = filled(tmp_path / "s.zarr")
     with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_failures([])
+        assert not list((tmp_path / "s.zarr").rglob("failures"))
         writer.add_failures([Failure("i9", "9.png", "read", "gone", spec.key)])
         writer.commit()
     group = zarr.open_group(tmp_path / "s.zarr", mode="r")
@@ -296,17 +302,35 @@ def test_only_an_empty_or_new_place_becomes_a_store(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=name):
             Store.open(tmp_path / name)
     assert (tmp_path / "folder" / "thesis.txt").read_text() == "mine"
+    with pytest.raises(StoreError, match="folder: is not an embedstore store"):
+        Store.open(tmp_path / "folder")
+    below = tmp_path / "file" / "s.zarr"
+    with pytest.raises(StoreError, match=f"^{below}: cannot be written: "), Writer(below):
+        pass
+    for name in ("empty", "begun"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "begun" / ".writing-zarr.json").write_text("{")
+    for name in ("empty", "begun"):
+        filled(tmp_path / name)
+        assert len(Store.open(tmp_path / name)) == 10
     with pytest.raises(StoreError, match="no such store"):
         Store.open(tmp_path / "nothing")
+
+
+def test_folders_above_a_new_store_are_made(tmp_path: Path) -> None:
+    filled(tmp_path / "a" / "b" / "s.zarr")
+    assert len(Store.open(tmp_path / "a" / "b" / "s.zarr")) == 10
 
 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
     filled(tmp_path / "s.zarr")
     root = json.loads((tmp_path / "s.zarr" / "zarr.json").read_text())
     root["attributes"]["embedstore"]["format"] = 99
-    (tmp_path / "s.zarr" / "zarr.json").write_text(json.dumps(root))
-    with pytest.raises(StoreError, match="store format 99"):
-        Store.open(tmp_path / "s.zarr")
+    for _ in range(2):
+        (tmp_path / "s.zarr" / "zarr.json").write_text(json.dumps(root))
+        with pytest.raises(StoreError, match="store format 99"):
+            Store.open(tmp_path / "s.zarr")
+        root.pop("consolidated_metadata", None)  # which it may have elsewhere
 
 
 @pytest.mark.parametrize("name", ["samples/labels/../../../out", "/tmp/embedstore-out", ".."])
@@ -360,3 +384,191 @@ def test_rows_are_read_in_any_order_from_chunks_of_any_size(tmp_path: Path, dim:
     np.testing.assert_array_equal(
         store.array(f"embeddings/{spec.key}/vectors", wanted), vectors[wanted]
     )
+
+
+def test_runs_are_noted_once_each_in_the_order_they_ended(tmp_path: Path) -> None:
+    spec, _ = filled(tmp_path / "s.zarr")
+    with Writer(tmp_path / "s.zarr") as writer:
+        for started, images in (("mon", 0), ("tue", 5), ("mon", 9)):
+            writer.note_run(spec, {"started": started, "images": images})
+        writer.note_text(spec, {"context": 77})
+        writer.commit()
+    root = json.loads((tmp_path / "s.zarr" / "zarr.json").read_text())
+    assert root["attributes"]["embedstore"]["embeddings"][spec.key]["provenance"] == {
+        "device": "cpu",
+        "runs": [{"started": "tue", "images": 5}, {"started": "mon", "images": 9}],
+        "text": {"context": 77},
+    }
+
+
+def test_blanks_of_a_label_are_filled_in_and_what_is_known_stays(tmp_path: Path) -> None:
+    filled(tmp_path / "s.zarr", n=4)
+    with Writer(tmp_path / "s.zarr") as writer:
+        with pytest.raises(StoreError, match="3 values of 'vendor', not one for each sample"):
+            writer.add_label("vendor", ["", "V", ""])
+        writer.add_label("vendor", ["", "V", "", "W"])
+        writer.commit()
+        for wrong in (["U", "X", "", "W"], ["U", "", "", "W"]):
+            with pytest.raises(StoreError, match="values of 'vendor' would change"):
+                writer.fill_label("vendor", wrong)
+        writer.fill_label("vendor", ["U", "V", "", "W"])
+        writer.commit()
+    labels = zarr.open_group(tmp_path / "s.zarr", mode="r")["samples/labels"]
+    assert labels["vendor"][:].tolist() == ["U", "V", "", "W"]
+    assert labels["density"][:].tolist() == list("ABCD")
+
+
+def test_what_is_dropped_is_hidden_where_nothing_ever_failed(tmp_path: Path) -> None:
+    spec, vectors = filled(tmp_path / "s.zarr", n=4)
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.drop(np.array([1, 3]))
+        writer.append(spec, np.array([3]), -vectors[3:], digests_of(1))
+        writer.commit()
+    read = Store.open(tmp_path / "s.zarr").read(spec)
+    assert read.ids.tolist() == ["i0", "i2", "i3"]
+    np.testing.assert_array_equal(read.vectors, [vectors[0], vectors[2], -vectors[3]])
+
+
+def test_what_is_hidden_twice_is_listed_once(tmp_path: Path) -> None:
+    spec, vectors = filled(tmp_path / "s.zarr", n=4)
+    for _ in range(2):
+        with Writer(tmp_path / "s.zarr") as writer:
+            writer.drop(np.array([1, 3]))
+            writer.delete(np.array([3, 0]))
+            writer.delete(np.array([0]))
+            writer.commit()
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")
+    assert sorted(group["samples/deleted"][:]) == [0, 3]
+    assert sorted(group[f"embeddings/{spec.key}/dropped"][:]) == [1, 3]
+    np.testing.assert_array_equal(Store.open(tmp_path / "s.zarr").read(spec).vectors, vectors[2:3])
+
+
+def test_cut_and_stat_are_as_given_and_zeros_where_they_are_not(tmp_path: Path) -> None:
+    spec, cut = spec_of(), np.array([0.25, 0.5], np.float32)
+    stat = np.array([[2**40, 2**62], [7, 8]])
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_samples(samples_of(4))
+        writer.add_spec(spec, {})
+        writer.append(spec, np.arange(2), vectors_of(2), digests_of(2), cut, stat)
+        writer.append(spec, np.arange(2, 4), vectors_of(2), digests_of(2))
+        with pytest.raises(StoreError, match="2 rows, 3 vectors, 2 digests, 2 cut, 2 stat"):
+            writer.append(spec, np.arange(2), vectors_of(3), digests_of(2))
+        writer.commit()
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")[f"embeddings/{spec.key}"]
+    np.testing.assert_array_equal(group["cut"][:], [0.25, 0.5, 0, 0])
+    np.testing.assert_array_equal(group["stat"][:], [*stat, [0, 0], [0, 0]])
+
+
+VECTORS = f"embeddings/{spec_of().key}/vectors"
+
+
+@pytest.mark.parametrize(
+    ("what", "path", "values"),
+    [
+        ("the store", ["attributes", "embedstore", "commit"], ["1", 1.5, True, None]),
+        (VECTORS, ["consolidated_metadata", "metadata", VECTORS], [[], {}, None, 3]),
+        (
+            VECTORS,
+            ["consolidated_metadata", "metadata", VECTORS, "shape"],
+            [[-1, 8], [1.5, 8], [True, 8], [2**40 + 1, 8], [10, -8], [10, 8.5], [], 10]
+            + [[10, 2**27, 3], [2**40 + 1, 2**29]],
+        ),
+        (
+            VECTORS,
+            ["consolidated_metadata", "metadata", VECTORS, "data_type"],
+            ["complex64", "bool", "object", "float33", None, 4],
+        ),
+        (
+            "samples/view",
+            ["consolidated_metadata", "metadata", "samples/view", "attributes"],
+            [{"rewrites": "x"}, {"rewrites": None}, []],
+        ),
+    ],
+    ids=["commit", "array", "shape", "type", "rewrites"],
+)
+def test_a_root_that_no_commit_wrote_is_refused_by_name(
+    tmp_path: Path, what: str, path: list[str], values: list[object]
+) -> None:
+    filled(tmp_path / "s.zarr")
+    file = tmp_path / "s.zarr" / "zarr.json"
+    written = file.read_text()
+    for value in values:
+        root = json.loads(written)
+        *above, last = path
+        reduce(getitem, above, root)[last] = value
+        file.write_text(json.dumps(root))
+        with pytest.raises(StoreError) as caught:
+            read_root(tmp_path / "s.zarr")
+        assert str(caught.value).startswith(f"{file}: damaged: what it says of {what} is not"), (
+            value
+        )
+
+
+def test_an_array_may_be_as_large_as_it_is_said_to_be(tmp_path: Path) -> None:
+    filled(tmp_path / "s.zarr")
+    root = read_root(tmp_path / "s.zarr")
+    root["consolidated_metadata"]["metadata"][VECTORS]["shape"] = [2**40, 2**28]
+    (tmp_path / "s.zarr" / "zarr.json").write_text(json.dumps(root))
+    assert read_root(tmp_path / "s.zarr") == root
+
+
+def test_every_node_says_what_it_is_and_the_root_says_the_same_of_each(tmp_path: Path) -> None:
+    filled(tmp_path / "s.zarr")
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_label("vendor", [""] * 10)
+        writer.commit()
+    told = {
+        file.parent.relative_to(tmp_path / "s.zarr").as_posix(): json.loads(file.read_text())
+        for file in (tmp_path / "s.zarr").rglob("zarr.json")
+    }
+    root = told.pop(".")
+    inline = {"kind": "inline", "must_understand": False, "metadata": told}
+    assert root.pop("attributes").keys() == {"embedstore"}
+    assert root == {"zarr_format": 3, "node_type": "group", "consolidated_metadata": inline}
+    for name, node in told.items():
+        kind = "array" if (tmp_path / "s.zarr" / name / "c").exists() else "group"
+        assert (node["zarr_format"], node["node_type"]) == (3, kind)
+
+
+def test_a_private_path_is_nowhere_and_odd_bytes_of_a_name_are_shown(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(b"film\xff.png"))
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_samples([Sample("a", Path("Zyxwanda.dcm"), private=True), Sample("b", odd)])
+        writer.commit()
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")
+    assert group["samples/path"][:].tolist() == ["", r"film\xff.png"]
+    files = [file for file in (tmp_path / "s.zarr").rglob("*") if file.is_file()]
+    assert not any(b"Zyxwanda" in file.read_bytes() for file in files)
+
+
+def test_the_stamp_of_a_store_is_its_root_files_and_zeros_where_there_is_none(
+    tmp_path: Path,
+) -> None:
+    assert stamp_of(tmp_path / "s.zarr") == (0, 0)
+    filled(tmp_path / "s.zarr")
+    found = os.stat(tmp_path / "s.zarr" / "zarr.json")
+    assert stamp_of(tmp_path / "s.zarr") == (found.st_ino, found.st_mtime_ns)
+
+
+def test_rows_of_another_shape_are_refused_by_name(tmp_path: Path) -> None:
+    spec, _ = filled(tmp_path / "s.zarr")
+    said = re.escape("embeddings/" + spec.key + "/vectors: rows are (8,), not (7,)")
+    with Writer(tmp_path / "s.zarr") as writer, pytest.raises(StoreError, match=f"^{said}$"):
+        writer.append(spec, np.arange(2), vectors_of(2, 7), digests_of(2))
+
+
+def test_a_commit_writes_no_chunk_anew_that_did_not_change(tmp_path: Path) -> None:
+    def chunk_files() -> dict[Path, int]:
+        found = [p for p in (tmp_path / "s.zarr").rglob("c/**/*") if p.is_file()]
+        return {p: p.stat().st_ino for p in found}
+
+    spec, _ = filled(tmp_path / "s.zarr")
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.append(spec, np.arange(3), vectors_of(3), digests_of(3))
+        writer.commit()
+        before = chunk_files()
+        writer.add_failures([Failure("i9", "9.png", "read", "gone", spec.key)])
+        writer.commit()
+    after = chunk_files()
+    assert {p: after[p] for p in before} == before
+    assert {p.parents[1].name for p in after.keys() - before.keys()} == set(FAILURE_COLUMNS)

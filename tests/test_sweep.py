@@ -96,6 +96,19 @@ def test_inner_folds_keep_groups_together_and_test_every_row_once():
         assert set(truth[a]) == {0, 1, 2}
 
 
+@pytest.mark.parametrize(("held", "most", "folds"), [(20, 5, 5), (20, 3, 3), (2, 5, 2), (4, 5, 4)])
+def test_inner_folds_are_scikit_learns_and_fewer_where_a_class_has_few_groups(held, most, folds):
+    rng = np.random.default_rng(held)
+    groups = rng.permutation(np.repeat(np.arange(20 + held), 3))
+    truth = (groups < held).astype(int)
+    for seed in range(3):
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        found = inner_folds(truth, groups, seed, **({} if most == 5 else {"most": most}))
+        for sides, expected in zip(found, splitter.split(truth, truth, groups), strict=True):
+            for side, rows in zip(sides, expected, strict=True):
+                np.testing.assert_array_equal(side, rows)
+
+
 def test_a_class_of_one_patient_cannot_be_chosen_on():
     groups = np.repeat(np.arange(10), 3)
     truth = np.where(groups == 0, 1, 0)
