@@ -310,6 +310,8 @@ def read_rows(
     With `verify`, the checksum of each chunk these rows are in is compared, unless it is in `maps`.
     """
     maps = Maps() if maps is None else maps
+    if wanted is not None and len(wanted) and (last := int(np.max(wanted))) >= rows:
+        raise StoreError(f"{root}: row {last} of {layout.name} was never written: damaged")
     if layout.dtype == "string":
         if wanted is not None:
             return _texts(root, layout, np.asarray(wanted, dtype=np.intp))

@@ -25,13 +25,23 @@ def order_of(labels: NDArray[np.str_], order: tuple[str, ...] = ()) -> tuple[str
     found = set(map(str, distinct(labels)[0].tolist()))
     if order:
         if missing := found - set(order):
-            raise UsageError(f"the class order leaves out {', '.join(sorted(missing))}")
+            absent = [name for name in order if name not in found]
+            more = f"; no image is of {', '.join(absent)}" if absent else ""
+            raise UsageError(f"the class order leaves out {', '.join(sorted(missing))}{more}")
         if len(set(order)) < len(order):
             raise UsageError(f"the class order names a class twice: {', '.join(order)}")
         return tuple(c for c in order if c in found)
     if numeric(found):
         return tuple(sorted(found, key=lambda v: (float(v), v)))
     return tuple(sorted(found))
+
+
+_UNKNOWN = {"nan", "na", "n/a", "null", "<na>", "nat", "?"}
+
+
+def sounds_unknown(value: str) -> bool:
+    """Say whether a class is named as other programs write what is not known."""
+    return value.strip().casefold() in _UNKNOWN
 
 
 def numeric(names: Iterable[str]) -> bool:

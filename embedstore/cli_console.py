@@ -41,7 +41,9 @@ def pairs(values: Sequence[str]) -> dict[str, str]:
 
 def tell_failures(failures: Sequence[Failure], shown: int = 5) -> None:
     """Say which images failed and why, the first few of them."""
-    for failure in failures[:shown]:
-        say(err, f"failed: {failure.path or failure.id}: {failure.stage}: {failure.reason}")
-    if len(failures) > shown:
-        say(err, f"… and {len(failures) - shown} more; `embedstore info --json` lists them all")
+    # once for each file, whatever the number of backbones
+    lines = list(dict.fromkeys(f"{f.path or f.id}: {f.stage}: {f.reason}" for f in failures))
+    for line in lines[:shown]:
+        say(err, f"failed: {line}")
+    if len(lines) > shown:
+        say(err, f"… and {len(lines) - shown} more; `embedstore info --json` lists them all")

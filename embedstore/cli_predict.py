@@ -84,7 +84,9 @@ def predict(
         found = predictions(loaded, Store.open(source).read(loaded.spec.key), by)
     else:
         with TemporaryDirectory() as folder:
-            store = _extracted(loaded, source, backbone, column, device, workers, Path(folder))
+            if not backbone and (probe.parent / "fold.json").exists():  # of a fine-tune
+                backbone = str(probe.parent)
+            store = _extracted(loaded, source, backbone, column, by, device, workers, Path(folder))
             found = predictions(loaded, store.read(loaded.spec.key), by)
     if to:
         write_csv(found, to, force)
@@ -105,7 +107,7 @@ def _tell_rest(found: Prediction, probe: SavedProbe) -> None:
 
 def _tell_notes(probe: SavedProbe) -> None:
     for note in probe.report.notes:
-        say(out, f"note: {note}")
+        say(out, f"note, of the probe's own scores: {note}")
 
 
 def _extracted(
@@ -113,6 +115,7 @@ def _extracted(
     source: Path,
     backbone: str,
     column: list[str] | None,
+    by: str,
     device: str,
     workers: int,
     folder: Path,
@@ -122,6 +125,7 @@ def _extracted(
     from embedstore.cli_extract import archived_images
     from embedstore.embed import embed_images
     from embedstore.manifest import read_manifest
+    from embedstore.predict import NO_EXAM
     from embedstore.readers import SECONDS
     from embedstore.report.progress import progress
 
@@ -130,6 +134,8 @@ def _extracted(
     else:
         table = read_manifest(source, pairs(column or []))
     samples = table.samples
+    if by == "exam" and not any(s.exam for s in samples):
+        raise UsageError(NO_EXAM)
     with progress(err, "extracting") as show:
         store, summary = embed_images(
             samples, folder, probe.spec, probe.precision, backbone, device, workers, show

@@ -94,22 +94,12 @@ def probe(
     as_json: AsJson = False,
 ) -> None:
     """Train heads on stored vectors and score them by patient, with intervals and floors."""
-    from embedstore.store import Store
-
-    opened = Store.open(store, verify)
-    opened.column_array(label)
-
-    # scikit-learn takes seconds: what can be refused without it has been
     from embedstore import subgroups
     from embedstore.heads import grids, load_heads
     from embedstore.levels import FUSIONS, LEVELS
     from embedstore.metrics import refuse_unknown
-    from embedstore.protocol import Protocol
-    from embedstore.report.progress import progress
     from embedstore.report.reliability import draw_reliability, refuse_diagram
-    from embedstore.report.score_plot import draw_scores
-    from embedstore.report.table import SHOWN
-    from embedstore.texts import read_prompts
+    from embedstore.store import Store
 
     one_of("--level", level, LEVELS)
     one_of("--fuse", fuse, FUSIONS)
@@ -119,17 +109,27 @@ def probe(
     parted = split_of(split, folds, repeats, test_share)
     bys = tuple(subgroups.By.parse(text) for text in by or [])
     heads = load_heads(head or ["logistic"], set_ or [])
-    said = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     tried = grids(heads, grid or []) if sweep else {}
     curve = _curve(few_shot, label_fraction, sweep)
     if save and curve != [None]:
         raise UsageError("--save is of a head fitted to all images; leave the learning curve out")
+    for picture in filter(None, (reliability, plot)):
+        refuse_diagram(picture, force)
+    opened = Store.open(store, verify)
+    opened.column_array(label)
+
+    # scikit-learn takes seconds: what can be refused without it has been
+    from embedstore.protocol import Protocol
+    from embedstore.report.progress import progress
+    from embedstore.report.score_plot import draw_scores
+    from embedstore.report.table import SHOWN
+    from embedstore.texts import read_prompts
+
+    said = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     classes = tuple(c.strip() for c in order.split(",") if c.strip())
     seeds = repeats or (10 if few_shot or label_fraction else 1)
     specs = specs_of(opened, backbone)
     jobs = list(_jobs(specs, heads, curve))
-    for picture in filter(None, (reliability, plot)):
-        refuse_diagram(picture, force)
     _refuse_reference(reference, specs, heads)
     places = _places(save, force, specs, heads)
     asked = Protocol(

@@ -58,8 +58,10 @@ def _refuse_damaged(path: Path, root: Mapping[str, Any]) -> None:
         if type(root["attributes"]["embedstore"]["commit"]) is not int:
             raise TypeError
         for name, metadata in root["consolidated_metadata"]["metadata"].items():
-            if metadata["node_type"] != "array":
+            if metadata["node_type"] == "group":
                 continue
+            if metadata["node_type"] != "array":
+                raise ValueError
             layout, rows = layout_of(name, metadata), metadata["shape"][0]
             # str: of null numpy makes a float64
             known = layout.dtype == "string" or np.dtype(str(layout.dtype)).kind in "iuf"

@@ -186,7 +186,11 @@ def _told(
     if not getattr(make(), "needs_text", False):
         return make
     if missing := [c for c in classes if c not in (texts or {})]:
-        raise UsageError(f"{name} needs a description of each class: --prompt {missing[0]}=TEXT")
+        others = [c for c in texts or {} if c not in classes]
+        more = f"; {', '.join(others)} is no class of it" if others else ""
+        raise UsageError(
+            f"{name} needs a description of each class: --prompt {missing[0]}=TEXT{more}"
+        )
     numbered = {i: texts[c] for i, c in enumerate(classes)} if texts else {}
     return partial(make, class_vectors=numbered)
 

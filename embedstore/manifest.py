@@ -6,12 +6,13 @@ Everything wrong with the input is found here, in one report, before any work st
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedstore.classes import sounds_unknown
 from embedstore.errors import ManifestError
 from embedstore.images.decode import SUFFIXES
 from embedstore.places import files_below, inside, is_remote, missing_of, place
@@ -32,6 +33,8 @@ USUAL: Mapping[str, tuple[str, ...]] = {
 """The names each column goes by, in order of preference; compared in lower case."""
 
 MAX_LABEL_VALUES = 50
+_SEPARATORS = ",", ";", "\t"
+"""What a .csv is parted by: the first of these that its first line has."""
 _TABLES = {".csv", ".tsv", ".parquet"}
 _SHOWN = 5
 _FEW_ROWS = 10
@@ -115,17 +118,23 @@ def load_table(path: Path) -> pl.DataFrame:
     if not path.exists():
         raise ManifestError(f"{path}: no such file or folder")
     try:
-        data = BytesIO(path.read_bytes()) if is_remote(path) else path
         if path.suffix.lower() == ".parquet":
-            return pl.read_parquet(data, glob=False)
+            return pl.read_parquet(
+                BytesIO(path.read_bytes()) if is_remote(path) else path, glob=False
+            )
         if path.suffix.lower() in {".csv", ".tsv", ".txt"}:
-            separator = "," if path.suffix.lower() == ".csv" else "\t"
+            data = path.read_bytes()
+            header = data.partition(b"\n")[0]
+            known = _SEPARATORS if path.suffix.lower() == ".csv" else ("\t",)
+            separator = next((s for s in known if s.encode() in header), known[0])
             # as text: "007" is an id, not a number
-            table = pl.read_csv(data, separator=separator, infer_schema=False, glob=False)
+            table = pl.read_csv(BytesIO(data), separator=separator, infer_schema=False)
             return table.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
     # a damaged Parquet file can make polars panic, which is no Exception
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).splitlines()[0]
+        if "utf-8" in reason.casefold():
+            reason = "not UTF-8 text; save it as UTF-8 (in Excel: CSV UTF-8)"
         raise ManifestError(f"{path}: cannot be read as a table: {reason}") from error
     raise ManifestError(f"{path}: not a manifest; give a .csv, .tsv or .parquet file, or a folder")
 
@@ -196,12 +205,18 @@ def _from_table(
     if findings.problems:
         raise _failure(findings)
     for name in wanted:
+        if unknown := sorted({v for v in text[name] if sounds_unknown(v)}):
+            findings.notes.append(
+                f"label {name!r} has values {', '.join(unknown)}: blank the cells where that means "
+                f"unknown"
+            )
         if empty := sum(not value for value in text[name]):
             findings.notes.append(f"label {name!r} is empty in {empty} of {len(ids)} rows")
     if numbered_within_patients(roles, text):
         findings.notes.append("exam ids repeat from patient to patient: taken with the patient's")
     samples = tuple(_samples(ids, paths, roles, wanted, text))
-    return Manifest(samples, roles, tuple(wanted), (*findings.notes, *_patient_note(roles)))
+    notes = (*findings.notes, *_patient_note(roles, [s.group for s in samples]))
+    return Manifest(samples, roles, tuple(wanted), notes)
 
 
 def stripped(table: pl.DataFrame) -> pl.DataFrame:
@@ -357,7 +372,7 @@ def _from_folder(folder: Path) -> Manifest:
         Sample(id=i, path=path, labels={"class": p.parts[0] if len(p.parts) > 1 else ""})
         for i, path, p in zip(ids, files, inner, strict=True)
     )
-    notes = _patient_note({})
+    notes = _patient_note({}, [])
     if tables := sorted(p for p in every if p.suffix.lower() in _TABLES):
         said = f"{tables[0]} was not read; where it lists the images, extract {tables[0]}"
         notes = (said, *notes)
@@ -366,10 +381,15 @@ def _from_folder(folder: Path) -> Manifest:
     return Manifest(tuple(samples), {}, ("class",), notes)
 
 
-def _patient_note(roles: Mapping[str, str]) -> tuple[str, ...]:
-    if "patient" in roles:
-        return ()
-    return ("no patient column: every image will count as a patient of its own",)
+def _patient_note(roles: Mapping[str, str], patients: Sequence[str]) -> tuple[str, ...]:
+    if "patient" not in roles:
+        return ("no patient column: every image will count as a patient of its own",)
+    if empty := patients.count(""):
+        return (
+            f"{roles['patient']} is empty in {empty} of {len(patients)} rows: each of these images "
+            f"will count as a patient of its own",
+        )
+    return ()
 
 
 def _failure(findings: Findings) -> ManifestError:

@@ -16,6 +16,8 @@ from embedstore.output import put
 from embedstore.saved import SavedProbe
 from embedstore.types import Embeddings
 
+NO_EXAM = "no image has an exam; leave out --by exam, or add the column"
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -56,7 +58,7 @@ def predictions(probe: SavedProbe, embeddings: Embeddings, by: str = "image") ->
     exams = embeddings.columns.get("exam", np.full(len(embeddings), ""))
     known = exams != ""
     if not known.any():
-        raise UsageError("no image has an exam; leave out --by exam, or add the column")
+        raise UsageError(NO_EXAM)
     taken = embeddings.take(known)
     of = units(taken, "exam")
     sides = np.char.upper(taken.columns.get("laterality", np.full(len(taken), "")))

@@ -17,7 +17,7 @@ from embedstore.types import Floats, unit_rows
 
 def asked(
     searcher: Searcher,
-    ids: Sequence[str | Sequence[str]] | None = None,
+    ids: str | Sequence[str | Sequence[str]] | None = None,
     vectors: NDArray[np.floating[Any]] | None = None,
     unlike: Sequence[str] = (),
 ) -> Asked:
@@ -30,6 +30,7 @@ def asked(
     """
     if (ids is None) == (vectors is None):
         raise UsageError("give ids or vectors to search for")
+    ids = [ids] if isinstance(ids, str) else ids  # which is a sequence, too: of letters
     no = searcher.places_of(unlike)
     against = searcher.vectors[no]
     if vectors is not None:

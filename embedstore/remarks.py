@@ -7,12 +7,10 @@ from collections.abc import Sequence
 
 from embedstore.answered import Answered
 from embedstore.choose import Chosen, Grid, at_the_edge
-from embedstore.classes import numeric
+from embedstore.classes import numeric, sounds_unknown
 from embedstore.distinct import distinct
 from embedstore.subgroups import FEW_PATIENTS, By
 from embedstore.types import Embeddings
-
-_UNKNOWN = {"nan", "na", "n/a", "null", "<na>", "nat", "?"}
 
 
 def image_notes(embeddings: Embeddings, left_out: int, label: str) -> tuple[str, ...]:
@@ -30,7 +28,7 @@ def image_notes(embeddings: Embeddings, left_out: int, label: str) -> tuple[str,
             f"nothing"
         )
     for value in distinct(embeddings.columns[label])[0].tolist():
-        if value.strip().casefold() in _UNKNOWN:
+        if sounds_unknown(value):
             notes.append(
                 f"{value!r} is a class of {label}; where it means unknown, leave the cell blank "
                 f"(`embedstore update`)"

@@ -155,6 +155,7 @@ def load(folder: Path | str, head: str = "") -> SavedProbe:
             described["temperature"],
             Report.from_dict(described["report"]),
         )
+        hash(found.spec)  # which a list in place of a text has not
         with np.errstate(all="ignore"):  # whatever is wrong, the answer is not finite or none
             tried = found._answers(np.zeros((1, found.spec.dim), dtype=np.float32))
         if not np.isfinite(tried).all():
@@ -162,8 +163,8 @@ def load(folder: Path | str, head: str = "") -> SavedProbe:
         return found
     except FileNotFoundError as error:
         if inside := sorted(file.parent.name for file in folder.glob(f"*/{_JSON}")):
-            names = ", ".join(inside)
-            raise UsageError(f"{folder}: holds {len(inside)} probes, {names}; name one") from error
+            probes = ", ".join(str(folder / name) for name in inside)
+            raise UsageError(f"{folder}: is no probe, but holds some: {probes}") from error
         raise UsageError(
             f"{folder}: no saved probe; make one with `embedstore probe … --save {folder}`"
         ) from error

@@ -234,7 +234,8 @@ def check_classes(labels: NDArray[np.str_], groups: NDArray[np.intp], by: str = 
         if patients < 2:
             raise DataError(
                 f"class {str(name)!r} has {patients} {by} ({images} images), so "
-                f"it cannot be both learnt and tested; leave the class out or merge it"
+                f"it cannot be both learnt and tested; leave the class out or merge it "
+                f"(blank or rename its cells: `embedstore update`)"
             )
 
 
@@ -246,5 +247,6 @@ def check_sides(split: Split, labels: NDArray[np.str_]) -> None:
         if len(missing := np.setdiff1d(classes, number[train])):
             raise DataError(
                 f"fold {k} would train without class {str(names[missing[0]])!r}; use fewer folds "
-                f"or another seed, or leave the class out or merge it"
+                f"or another seed, or leave the class out or merge it "
+                f"(blank or rename its cells: `embedstore update`)"
             )

@@ -333,7 +333,7 @@ class Store(Arrays):
     def search(
         self,
         backbone: Spec | str,
-        ids: Sequence[str | Sequence[str]] | None = None,
+        ids: str | Sequence[str | Sequence[str]] | None = None,
         vectors: NDArray[np.floating[Any]] | None = None,
         k: int = 10,
         unlike: Sequence[str] = (),
@@ -450,16 +450,17 @@ class Store(Arrays):
     def notes(self, backbone: Spec | str) -> tuple[str, ...]:
         """Return what must be said wherever results of these vectors are shown."""
         spec = self.find(backbone)
-        said = self.provenance[spec.key].get("note", "")
+        said = [self.provenance[spec.key].get("note", "")]
         places = self.places(f"embeddings/{spec.key}")
         cut = self.array(f"embeddings/{spec.key}/cut", places) if len(places) else np.zeros(1)
-        if cut.mean() < NOTICEABLE:
-            return (said,) if said else ()
-        lost = (
-            f"{spec.recipe.name} cuts away {cut.mean():.0%} of the breast in the mean, "
-            f"{cut.max():.0%} at most; --resize pad keeps it whole"
-        )
-        return (said, lost) if said else (lost,)
+        if cut.mean() >= NOTICEABLE:
+            said.append(
+                f"{spec.recipe.name} cuts away {cut.mean():.0%} of the breast in the mean, "
+                f"{cut.max():.0%} at most; --resize pad keeps it whole"
+            )
+        if without := len(self) - len(places):
+            said.append(f"{without} of {len(self)} images have no vector of {spec.backbone} (yet)")
+        return tuple(filter(None, said))
 
     def failures(self) -> list[Failure]:
         """Images with no vector, leaving out those that succeeded later."""

@@ -272,7 +272,8 @@ def test_probe_gives_scikit_learns_number(world: World) -> None:
     assert sum(map(sum, report["confusion"])) == 22
     right = sum(report["confusion"][k][k] for k in range(2))
     assert right / 22 == pytest.approx(accuracy)
-    left_out, few = report["notes"]
+    left_out, few, without = report["notes"]
+    assert without == "1 of 24 images have no vector of statistics (yet)"
     assert left_out == "1 images without tissue left out"
     assert few.startswith("12 patients: of fewer than 20, ")
 

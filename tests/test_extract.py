@@ -337,7 +337,7 @@ sys.exit(_run({arguments!r}, False))
 
 def slow_command(films: Path, store: Path) -> list[str]:
     """Type an extraction of two images at a time."""
-    arguments = ["extract", str(films), "--store", str(store), "--backbone", "slow"]
+    arguments = ["extract", str(films), "--store", str(store), "--backbone", "statistics"]
     return [*arguments, "--batch-size", "2", "--workers", "2"]
 
 

@@ -292,7 +292,7 @@ def test_ctrl_c_commits_and_a_plain_run_goes_on(
     log, store, undisturbed = tmp_path / "log", tmp_path / "s.zarr", tmp_path / "one.zarr"
     told = tmp_path / "told.json"
     told.write_text(json.dumps({"log": str(log), "seconds": 0.3}))
-    arguments = ["extract", str(films), "--backbone", "told", "--patient-ids", "keep"]
+    arguments = ["extract", str(films), "--backbone", "statistics", "--patient-ids", "keep"]
     arguments += ["--precision", "float32", "--batch-size", "1", "--store"]
     more = [*arguments, str(store), "--ray"]
     code = CODE.format(tests=str(Path(__file__).parent), told=str(told), arguments=more)

@@ -16,12 +16,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from embedstore import registry
-from embedstore.errors import BackboneError
+from embedstore.errors import BackboneError, UnknownName
 from embedstore.types import Backbone, BackboneRequest, Recipe, Spec
 
 RANDOM = "random"
+RUN = "run.json"
 NOTE = "embedstore.json"
 """The file that makes a model folder a bundle."""
 
@@ -40,7 +42,12 @@ def load_backbone(
     """
     loader, name, weights = parse(text)
     request = BackboneRequest(name, weights, recipe or Recipe(), pooling, device)
-    backbone: Backbone = registry.load(registry.BACKBONES, loader)(request)
+    made: Any = registry.load(registry.BACKBONES, loader)(request)
+    if weights and (label := _tuned_for(Path(weights))):
+        made.note = (
+            f"{name} was fine-tuned for {label}: only patients it has not learnt from can test it"
+        )
+    backbone: Backbone = made
     return backbone
 
 
@@ -61,7 +68,15 @@ def load_of(spec: Spec, text: str = "", device: str = "cpu") -> Backbone:
     """
     name = spec.backbone if not text or spec.key.startswith(text) else text
     pooling = spec.pooling if spec.pooling == "pre-projection" else ""
-    backbone = load_backbone(name, spec.recipe, pooling, device)
+    try:
+        backbone = load_backbone(name, spec.recipe, pooling, device)
+    except UnknownName as error:
+        if name != spec.backbone:
+            raise
+        raise UnknownName(
+            f"{name!r} is the name of a folder's model, not of an installed backbone: give the "
+            f"folder that made these vectors"
+        ) from error
     spec.require(backbone.spec)
     return backbone
 
@@ -90,6 +105,16 @@ def _shown(folder: Path) -> str:
         return str(json.loads((folder / NOTE).read_text())["name"])
     except (OSError, ValueError, KeyError, TypeError):
         return folder.resolve().name
+
+
+def _tuned_for(folder: Path) -> str:
+    """Return the label that a model was fine-tuned for by `embedstore finetune`, or ""."""
+    for run in (folder / RUN, folder.parent / RUN):  # of several folds, each has its folder
+        try:
+            return str(json.loads(run.read_text())["label"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return ""
 
 
 def _family(folder: Path) -> str:

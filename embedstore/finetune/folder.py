@@ -28,6 +28,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from embedstore.backbones import RUN
 from embedstore.errors import StoreError, UsageError
 from embedstore.finetune.job import Job
 from embedstore.fitted import Answers
@@ -40,7 +41,7 @@ from embedstore.types import fingerprint
 __all__ = ["FORMAT", "Fold", "claim", "give_up", "held", "read", "refuse_strange", "write"]
 
 FORMAT = 1
-_RUN, _FOLD, _ARRAYS = "run.json", "fold.json", "fold.safetensors"
+_RUN, _FOLD, _ARRAYS = RUN, "fold.json", "fold.safetensors"
 _OURS = (".", "images.zarr")
 
 

@@ -22,10 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from embedstore.errors import UsageError
 from embedstore.phantoms.anatomy import Anatomy, draw_anatomy
 from embedstore.phantoms.collection import COARSE, DENSITIES, FINE, VIEWS, Film, films, stream
 from embedstore.phantoms.film import Exposure, draw_exposure, expose, finish
 from embedstore.phantoms.tissue import attenuate
+
+_COLUMNS = ("image", "patient", "laterality", "view", "density", "film_label")
 
 __all__ = ["DENSITIES", "VIEWS", "Film", "films", "render", "write"]
 
@@ -77,14 +80,21 @@ def write(
     Path
         The manifest: columns image (relative to the manifest), patient, laterality, view,
         density and film_label, whether a label lies on the film (``yes`` or ``no``).
+
+    Raises
+    ------
+    UsageError
+        The folder has a ``manifest.csv`` that is none of phantoms.
     """
     listed = films(patients, seed, label_rate)
     _check(listed[0], size)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
     manifest = folder / "manifest.csv"
+    if manifest.exists() and not manifest.read_bytes().startswith(",".join(_COLUMNS).encode()):
+        raise UsageError(f"{manifest}: is no manifest of phantoms; give another folder")
+    (folder / "images").mkdir(parents=True, exist_ok=True)
     with manifest.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
-        table.writerow(["image", "patient", "laterality", "view", "density", "film_label"])
+        table.writerow(_COLUMNS)
         for film in listed:
             name = f"images/{film.patient}_{film.laterality}_{film.view}.png"
             Image.fromarray(render(film, size)).save(folder / name)
