@@ -255,6 +255,7 @@ def test_vectors_that_are_not_numbers_are_refused(bad):
     ("arguments", "error", "message"),
     [
         ({"order": ("a", "b")}, UsageError, "class order leaves out c"),
+        ({"order": ("a", "b", "k")}, UsageError, "leaves out c; no image is of k"),
         ({"order": ("a", "b", "c", "a")}, UsageError, "names a class twice"),
         ({"label": "z"}, UsageError, "no column 'z'"),
         ({"label": "empty"}, DataError, "empty for all 120 images"),

@@ -283,7 +283,11 @@ def test_the_run_is_a_backbone_whose_saved_probe_gives_its_answers(
     shutil.copytree(films.path, store)
     again = ("--store", store, "--backbone", run, "--patient-ids", "keep")
     assert "80 new" in done("extract", films.manifest, *again, "--precision", "float32")
+    (said,) = (n for n in Store.open(store).notes(run.name) if "fine-tuned for density" in n)
+    assert "only patients it has not learnt from" in said
     rows = json.loads(done("predict", run / "probe", store, "--json"))
+    fresh = json.loads(done("predict", run / "probe", films.manifest, "--json"))
+    assert [row["answer"] for row in fresh] == [row["answer"] for row in rows]
     found = {row["id"]: [row["probabilities"][c] for c in CLASSES] for row in rows}
     temperature = json.loads((run / "probe" / "probe.json").read_text())["temperature"]
     answers = fold_of(run)[1]["answers"]

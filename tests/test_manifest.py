@@ -169,6 +169,22 @@ def test_what_pandas_calls_missing_is_empty(folder: Path, missing: Any) -> None:
     assert [s.labels["t"] for s in read_manifest(frame, root=folder).samples] == ["x", ""]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_csv_may_be_parted_as_other_languages_part_it(
+    folder: Path, separator: str, encoding: str
+) -> None:
+    file = write_csv(folder / "m.csv", ROWS, separator, "\r\n", encoding)
+    assert list(read_manifest(file).samples) == expected(folder)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_another_encoding_is_said_with_what_to_do(folder: Path, encoding: str) -> None:
+    file = write_csv(folder / "m.csv", ROWS, encoding=encoding)
+    (problem,) = pytest.raises(ManifestError, read_manifest, file).value.args
+    assert problem.startswith(f"{file}: cannot be read as a table: not UTF-8 text; save it as")
+
+
 def test_space_around_headers_and_values_does_not_count(folder: Path) -> None:
     (folder / "m.csv").write_text(" image , patient, tissue \n a.png , 007 , x \n")
     (sample,) = read_manifest(folder / "m.csv", labels=["tissue"]).samples
@@ -439,6 +455,18 @@ def test_the_note_on_patients_stands_only_without_them(folder: Path) -> None:
     with_patient = {"image": ["a.png"], "patient": ["1"]}
     assert read_manifest(pl.DataFrame(with_patient), root=folder).notes == ()
     assert read_manifest(pl.DataFrame({"image": ["a.png"]}), root=folder).notes == (NO_PATIENT,)
+
+
+def test_rows_without_a_patient_are_counted(folder: Path) -> None:
+    table = {"image": ["a.png", "b.png"], "id": ["1", "2"], "patient": ["p", " "]}
+    (note,) = read_manifest(pl.DataFrame(table), root=folder).notes
+    assert note.startswith("patient is empty in 1 of 2 rows: each of these images will count as a")
+
+
+def test_labels_that_sound_unknown_are_said(folder: Path) -> None:
+    table = {"image": ["a.png", "b.png"], "patient": ["p", "q"], "t": ["NA", "x"]}
+    (note,) = read_manifest(pl.DataFrame(table), root=folder).notes
+    assert note.startswith("label 't' has values NA: blank the cells")
 
 
 def test_exams_numbered_within_each_patient_are_not_one_exam(tmp_path: Path) -> None:

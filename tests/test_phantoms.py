@@ -12,6 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from embedstore import phantoms
+from embedstore.errors import UsageError
 from embedstore.phantoms import DENSITIES, VIEWS, Film, films, render, tissue
 
 SIZE = 256
@@ -222,3 +223,14 @@ def test_bad_films_and_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got 8"):
         phantoms.write(tmp_path / "none", 1, size=8)
     assert not (tmp_path / "none").exists()
+
+
+def test_no_manifest_of_anything_else_is_written_over(tmp_path: Path) -> None:
+    phantoms.write(tmp_path, 1, size=64)
+    first = (tmp_path / "manifest.csv").read_bytes()
+    phantoms.write(tmp_path, 1, size=64)
+    assert (tmp_path / "manifest.csv").read_bytes() == first
+    (tmp_path / "manifest.csv").write_text("image,patient\nmine.png,1\n")
+    with pytest.raises(UsageError, match="manifest.csv: is no manifest of phantoms"):
+        phantoms.write(tmp_path, 1, size=64)
+    assert (tmp_path / "manifest.csv").read_text() == "image,patient\nmine.png,1\n"

@@ -206,6 +206,18 @@ def test_the_command_gives_new_images_what_the_store_gave(
     assert sum(shown[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_exams_are_asked_for_before_anything_is_embedded(
+    films: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    probe = tmp_path / "p"
+    saved(cohort(seed=2), load_heads(["logistic"])[0]).save(probe)
+    capfd.readouterr()
+    assert _run(["predict", str(probe), str(films), "--by", "exam"], False) == 2
+    said = capfd.readouterr().err
+    assert "no image has an exam" in said
+    assert "extracting" not in said
+
+
 def test_new_images_by_another_model_are_refused(
     films: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

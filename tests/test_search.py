@@ -151,6 +151,13 @@ def test_no_image_of_the_same_patient_exam_or_file_is_found(
     assert both.ids[0].tolist() == ["i1", "i2", "i3", "i4", "i5"]
 
 
+def test_one_id_may_stand_alone(tmp_path):
+    store = write(tmp_path / "s.zarr", TWINS, ["p", "p", "q", "q", "r", "r"])
+    assert store.search("texture", "i0", k=4).ids.tolist() == (
+        store.search("texture", ["i0"], k=4).ids.tolist()
+    )
+
+
 def test_more_than_other_patients_have_is_refused(tmp_path):
     store = write(tmp_path / "s.zarr", TWINS, ["p", "p", "q", "q", "r", "r"])
     assert store.search("texture", ["i0"], k=4).ids.shape == (1, 4)

@@ -55,6 +55,16 @@ def filled(path: Path, n: int = 10, dim: int = 8) -> tuple[Spec, np.ndarray]:
     return spec, vectors
 
 
+def test_images_without_a_vector_are_said_wherever_vectors_are_shown(tmp_path: Path) -> None:
+    spec, _ = filled(tmp_path / "s.zarr")
+    assert Store.open(tmp_path / "s.zarr").notes(spec) == ()
+    with Writer(tmp_path / "s.zarr") as writer:
+        writer.add_samples([Sample(f"late{n}", Path("x.png")) for n in range(3)])
+        writer.commit()
+    (note,) = Store.open(tmp_path / "s.zarr").notes(spec)
+    assert note.startswith("3 of 13 images have no vector of ")
+
+
 def test_zarr_alone_reads_vectors_and_text(tmp_path: Path) -> None:
     spec, vectors = filled(tmp_path / "s.zarr")
     group = zarr.open_group(tmp_path / "s.zarr", mode="r")
