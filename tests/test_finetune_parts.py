@@ -33,6 +33,7 @@ from embedstore.finetune.batches import Order
 from embedstore.finetune.fit import BEST, LAST, Hardware, fit
 from embedstore.finetune.network import Classifier, image_side
 from embedstore.finetune.objectives import Contrastive, CrossEntropy, Ordinal, contrastive_loss
+from embedstore.finetune.run import guesses
 from embedstore.finetune.settings import RECIPES, Settings, settings_of
 from embedstore.finetune.tuner import factor
 from embedstore.heads import load_heads
@@ -1016,3 +1017,11 @@ def test_the_studys_recipe_is_the_studys():
 
 def test_patience_without_validation_is_none():
     assert settings_of("default", ["validation=0"]).patience == 0
+
+
+def test_no_better_than_even_chances_is_told_by_the_cross_entropy_of_a_uniform_answer() -> None:
+    even = float(nn.functional.cross_entropy(torch.zeros(9, 4), torch.arange(9) % 4))
+    above, below = ({"loss": 1.0, "validation_loss": even + more} for more in (1e-6, -1e-6))
+    assert guesses([above, above], 4)
+    assert not guesses([above, below], 4)
+    assert not guesses([{"loss": 9.0}], 4)  # nothing was set aside

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -201,9 +202,22 @@ def _judged(
     trial = judged(posed, found, "finetune", parameters, how, began)
     if cut := sum(f.told["cut"] for f in folds):
         notes += (f"{cut} of {len(folds)} runs ended by --max-minutes before their last epoch",)
+    if job.settings.objective == "cross-entropy":
+        guessed = sum(guesses(f.told["curve"], len(posed.classes)) for f in folds)
+        if guessed:
+            notes += (
+                f"{guessed} of {len(folds)} runs never did better than guessing evenly on the "
+                f"patients that chose the epoch: nothing was learnt; try another --rate",
+            )
     seconds = float(sum(f.told["seconds"] for f in folds))
     report = replace(trial.report, seconds=seconds, notes=(*trial.report.notes, *notes))
     return replace(trial, report=report)
+
+
+def guesses(curve: Sequence[Mapping[str, float]], classes: int) -> bool:
+    """Say whether the validation's cross-entropy never fell below that of even chances."""
+    losses = [row["validation_loss"] for row in curve if "validation_loss" in row]
+    return bool(losses) and min(losses) >= log(classes)
 
 
 def _save(job: Job, posed: Posed, folds: Sequence[Fold], trial: Trial, folder: Path) -> None:
