@@ -105,10 +105,10 @@ def read_manifest(
             if columns or set(labels or ()) - {"class"}:
                 raise ManifestError(f"{path}: a folder has no columns; its only label is 'class'")
             return _from_folder(path)
-        table, root = load_table(path), root or path.parent
+        table, root, said = load_table(path), root or path.parent, str(path)
     else:
-        table, root = as_polars(source), root or Path()
-    return _from_table(table, columns or {}, labels, root, allow_missing)
+        table, root, said = as_polars(source), root or Path(), "manifest"
+    return _from_table(table, said, columns or {}, labels, root, allow_missing)
 
 
 def load_table(path: Path) -> pl.DataFrame:
@@ -180,6 +180,7 @@ def roles_of(names: list[str], given: Mapping[str, str], findings: Findings) -> 
 
 def _from_table(
     table: pl.DataFrame,
+    said: str,
     given: Mapping[str, str],
     labels: Iterable[str] | None,
     root: Path,
@@ -187,7 +188,7 @@ def _from_table(
 ) -> Manifest:
     findings = Findings()
     if table.height == 0:
-        raise ManifestError("the manifest has no rows")
+        raise ManifestError(f"{said}: has no rows")
     table = stripped(table)
     roles = roles_of(table.columns, given, findings)
     if "image" not in roles:
@@ -197,13 +198,13 @@ def _from_table(
         )
     wanted = label_columns(table, roles, labels, findings)
     if "image" not in roles:
-        raise _failure(findings)
+        raise _failure(findings, said)
     text = {name: texts(table, name) for name in [*roles.values(), *wanted]}
     paths = [inside(root, value) for value in text[roles["image"]]]
     ids = text[roles["id"]] if "id" in roles else ids_from_paths(text[roles["image"]])
     _check_rows(ids, text[roles["image"]], paths, allow_missing, findings)
     if findings.problems:
-        raise _failure(findings)
+        raise _failure(findings, said)
     for name in wanted:
         if unknown := sorted({v for v in text[name] if sounds_unknown(v)}):
             findings.notes.append(
@@ -223,7 +224,7 @@ def stripped(table: pl.DataFrame) -> pl.DataFrame:
     """Strip the columns' names; `ManifestError` where two are the same then."""
     names = [name.strip() for name in table.columns]
     if twice := [name for name, n in Counter(names).items() if n > 1]:
-        raise ManifestError(f"the manifest has two columns called {twice[0]!r}")
+        raise ManifestError(f"the table has two columns called {twice[0]!r}")
     return table.rename(dict(zip(table.columns, names, strict=True)))
 
 
@@ -392,7 +393,7 @@ def _patient_note(roles: Mapping[str, str], patients: Sequence[str]) -> tuple[st
     return ()
 
 
-def _failure(findings: Findings) -> ManifestError:
+def _failure(findings: Findings, said: str) -> ManifestError:
     first, *rest = findings.problems
     more = f" (and {len(rest)} more problems)" if rest else ""
-    return ManifestError(f"manifest: {first}{more}", tuple(findings.problems))
+    return ManifestError(f"{said}: {first}{more}", tuple(findings.problems))
