@@ -483,7 +483,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["probe", "STORE", "--label", "id"], 2, "--label id says who an image is of"),
         (["probe", "STORE", "--label", "group"], 2, "--label group says who an image is of"),
         (["probe", "STORE", "--label", "tissue", "--folds", "1"], 2, "'--folds'"),
-        (["probe", "STORE", "--label", "tissue", "--folds", "13"], 1, "13 folds of 12 patients"),
+        (["probe", "STORE", "--label", "tissue", "--folds", "13"], 2, "13 folds of 12 patients"),
         (["probe", "STORE", "--label", "tissue", "--test-share", "2"], 2, "'--test-share'"),
         (["probe", "STORE", "--label", "tissue", "--test-share", "-1"], 2, "'--test-share'"),
         (["probe", "STORE", "--label", "tissue", "--repeats", "0"], 2, "'--repeats'"),

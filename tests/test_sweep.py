@@ -167,7 +167,7 @@ def test_smaller_draws_are_within_larger_ones():
 
 
 def test_more_than_there_is_cannot_be_drawn():
-    with pytest.raises(DataError, match="has 5 images of a class, fewer than 6"):
+    with pytest.raises(UsageError, match="has 5 images of a class, fewer than 6"):
         Few(6).take(np.arange(10) % 2, np.arange(10), np.arange(10), 0)
 
 
