@@ -175,9 +175,19 @@ def _tell_error(error: Exception) -> int:
         if text := _one_line(error.format_message()):  # none after the help
             say(err, f"error: {text}")
         return int(error.exit_code)
+    if isinstance(error, OSError):
+        say(err, f"error: {_one_line(_of_the_system(error))}")
+        return 1
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     say(err, f"error: {text}; run again with --debug to see where")
     return 1
+
+
+def _of_the_system(error: OSError) -> str:
+    """Say what a disk or a network refused, of which file where that is known."""
+    reason = error.strerror or str(error) or type(error).__name__
+    named = isinstance(error.filename, str | bytes)
+    return f"{os.fsdecode(error.filename)}: {reason}" if named else reason
 
 
 def _one_line(text: str) -> str:

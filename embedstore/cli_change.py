@@ -126,8 +126,10 @@ def _listed(source: Path) -> tuple[list[str], list[str]]:
     if source.suffix.lower() == ".txt":
         try:
             lines = source.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ManifestError(f"{source}: cannot be read: {error}") from error
+        except OSError as error:
+            raise ManifestError(f"{source}: cannot be read: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise ManifestError(f"{source}: cannot be read: it is no text in UTF-8") from error
         found = {"id": [line.strip() for line in lines]}
     else:
         table = stripped(load_table(source))
