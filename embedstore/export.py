@@ -50,7 +50,8 @@ def export(
     Raises
     ------
     UsageError
-        An unknown format or backbone, a name with the ending of another format, or something is at `out` that is not to be replaced.
+        An unknown format or backbone, a name with the ending of another format, or something is at
+        `out` that is not to be replaced.
     DataError
         No sample has a vector of each backbone.
     StoreError
@@ -60,14 +61,14 @@ def export(
         raise UsageError(f"--format is {', '.join(_FORMATS)}; not {form!r}")
     write, folder_of = _FORMATS[form]
     out = Path(out)
+    if store.path.resolve() in (out.resolve(), *out.resolve().parents):
+        raise UsageError(f"{out}: is the store, or in it; give a path outside it")
+    refuse(out, replace, folder_of)
     meant = _ENDINGS.get(out.suffix.lower(), form)
     if meant != form:
         raise UsageError(
             f"{out}: its ending is of --format {meant}, not of {form}; give another name"
         )
-    if store.path.resolve() in (out.resolve(), *out.resolve().parents):
-        raise UsageError(f"{out}: is the store, or in it; give a path outside it")
-    refuse(out, replace, folder_of)
     chosen = Selection.of(store, backbones)
     with put(out, replace, folder_of) as path:
         write(chosen, path, on_progress)

@@ -192,16 +192,6 @@ def test_a_folder_of_something_else_is_left_alone(
     assert [p.name for p in other.iterdir()] == ["chapter.tex"]
 
 
-STRANGE = """classes:
-  malignant: [M]
-  benign: [N]
-descriptions:
-  - malignant: cancer
-    benign: no cancer
-templates: ["a mammogram with {}"]
-"""
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -213,16 +203,17 @@ templates: ["a mammogram with {}"]
         ('by = ["luck"]\n', "no column 'luck'; there are density"),
         ('[[prompts]]\nbackbone = "other"\nset = "luck"\n', "no prompt set 'luck'"),
         ('[[finetune]]\nbackbone = "other"\n', "no pictures kept of other"),
-        ('[[prompts]]\nbackbone = "other"\nset = "STRANGE"\n', "has no class for the label"),
+        (
+            '[[prompts]]\nbackbone = "other"\nset = "laterality"\n',
+            "laterality has no class for the label",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
 ) -> None:
     small(tmp_path)
-    strange = tmp_path / "strange.yaml"
-    strange.write_text(STRANGE)
-    file = write_study(tmp_path, text.replace("STRANGE", str(strange)))
+    file = write_study(tmp_path, text)
     before = set(tmp_path.rglob("*"))
     assert _run(["study", str(file), "--out", str(tmp_path / "new" / "st")], debug=False) == 2
     assert said in capsys.readouterr().err
