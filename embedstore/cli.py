@@ -37,7 +37,7 @@ from embedstore import (
 from embedstore.cli_console import err, out, say, tell_failures
 from embedstore.cli_examples import examples
 from embedstore.errors import EmbedstoreError, ManifestError
-from embedstore.places import place
+from embedstore.places import place, quoted
 
 if TYPE_CHECKING:
     from embedstore.store import Store
@@ -118,7 +118,10 @@ def info(store: StorePath, as_json: AsJson = False) -> None:
     patients = set(opened.column("group").tolist()) - {""}
     say(out, f"{len(patients)} patients, {len(failures)} failures")
     if len(opened.hidden):
-        say(out, f"{len(opened.hidden)} deleted samples until `embedstore compact {store}`")
+        say(
+            out,
+            f"{len(opened.hidden)} deleted samples until `embedstore compact {quoted(store)}`",
+        )
     tell_failures(failures)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -32,6 +31,7 @@ from embedstore.cli_probe_options import (
 )
 from embedstore.cli_trials import print_trials
 from embedstore.errors import UsageError, did_you_mean
+from embedstore.places import quoted
 
 if TYPE_CHECKING:
     from embedstore.evaluate import Trial
@@ -150,7 +150,7 @@ def finetune(
     model = to if (to / "probe").exists() else to / "fold-0"
     say(
         out,
-        f"saved: {to}; `embedstore extract … --backbone {shlex.quote(str(model))}` embeds with it",
+        f"saved: {to}; `embedstore extract … --backbone {quoted(model)}` embeds with it",
     )
 
 
@@ -192,7 +192,7 @@ def _spec(store: Store, backbone: str, recipe: str) -> Spec:
         raise UsageError(
             f"{store.path}: no vectors of {backbone}; there are {', '.join(names)}"
             f"{did_you_mean(backbone, names)}; or run `embedstore extract … --backbone "
-            f"{shlex.quote(backbone)} --keep-pixels`"
+            f"{quoted(backbone)} --keep-pixels`"
         )
     if len(some) > 1:
         listed = ", ".join(f"{s.key} ({s.recipe})" for s in some)
