@@ -451,7 +451,7 @@ def test_without_obstore_one_line_says_what_to_install(tmp_path: Path) -> None:
         f"sys.argv = ['embedstore', 'info', 's3://{BUCKET}/s.zarr']; main()"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "pip install 'embedstore[cloud]'" in run.stderr
     assert run.stderr.count("\n") == 1
 

@@ -105,7 +105,7 @@ def test_no_patient_exam_or_identical_file_on_two_sides(seed, patients, classes,
     try:
         make = kfold if isinstance(parts, int) else holdout
         split = make(embeddings, labels, parts, seed)
-    except DataError:
+    except (DataError, UsageError):
         reject()
     sides = list(split)
     assert len(sides) == (parts if make is kfold else 1)
