@@ -16,6 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from embedstore.blocks import BLOCK_ROWS, Blocks
+from embedstore.errors import WrongParameter
 from embedstore.solver import crew, standard_scale
 
 Doubles = NDArray[np.float64]
@@ -171,11 +172,11 @@ def require(name: str, value: Any, good: bool, what: str) -> None:
 
     Raises
     ------
-    ValueError
+    WrongParameter
         `value` is not `good`.
     """
     if not good:
-        raise ValueError(f"{name} is {value!r}; give {what}")
+        raise WrongParameter(f"{name} is {value!r}; give {what}")
 
 
 def whole(value: Any, least: int) -> bool:

@@ -37,7 +37,7 @@ from embedstore import (
 from embedstore.cli_console import err, out, say, tell_failures
 from embedstore.cli_examples import examples
 from embedstore.errors import EmbedstoreError, ManifestError
-from embedstore.places import place
+from embedstore.places import place, quoted
 
 if TYPE_CHECKING:
     from embedstore.store import Store
@@ -118,7 +118,10 @@ def info(store: StorePath, as_json: AsJson = False) -> None:
     patients = set(opened.column("group").tolist()) - {""}
     say(out, f"{len(patients)} patients, {len(failures)} failures")
     if len(opened.hidden):
-        say(out, f"{len(opened.hidden)} deleted samples until `embedstore compact {store}`")
+        say(
+            out,
+            f"{len(opened.hidden)} deleted samples until `embedstore compact {quoted(store)}`",
+        )
     tell_failures(failures)
 
 
@@ -175,9 +178,19 @@ def _tell_error(error: Exception) -> int:
         if text := _one_line(error.format_message()):  # none after the help
             say(err, f"error: {text}")
         return int(error.exit_code)
+    if isinstance(error, OSError):
+        say(err, f"error: {_one_line(_of_the_system(error))}")
+        return 1
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     say(err, f"error: {text}; run again with --debug to see where")
     return 1
+
+
+def _of_the_system(error: OSError) -> str:
+    """Say what a disk or a network refused, of which file where that is known."""
+    reason = error.strerror or str(error) or type(error).__name__
+    named = isinstance(error.filename, str | bytes)
+    return f"{os.fsdecode(error.filename)}: {reason}" if named else reason
 
 
 def _one_line(text: str) -> str:

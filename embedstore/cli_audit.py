@@ -82,6 +82,8 @@ def _check_page(to: Path | None) -> None:
 
     if to is None:
         return
+    if to.suffix.lower() not in {".html", ".htm"}:
+        raise UsageError(f"--html {to}: is a page; give a name that ends in .html")
     if to.is_dir():
         raise UsageError(f"--html {to}: is a folder; give the name of a file")
     if to.exists() and not to.read_bytes().startswith(MARK.encode()):

@@ -14,6 +14,7 @@ from rich.table import Table
 from embedstore import cli_names
 from embedstore.cli_examples import examples
 from embedstore.errors import BackboneError
+from embedstore.places import quoted
 
 app = typer.Typer(
     help="Backbones: list, show, and carry to a machine without internet.",
@@ -72,7 +73,7 @@ def pull(name: Name, to: To) -> None:
     """Download the files of a backbone's hub page."""
     from embedstore.backbones.catalogue import pull as fetch
 
-    _console().print(f"{fetch(name, to)}: use it with --backbone {to}")
+    _console().print(f"{fetch(name, to)}: use it with --backbone {quoted(to)}")
 
 
 @app.command(epilog=examples("backbones bundle"))
@@ -83,7 +84,8 @@ def bundle(name: Name, to: To) -> None:
     folder = write(name, to)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     _console().print(
-        f"{folder}: {size / 1e6:.1f} MB; carry it, then `embedstore backbones verify {folder}`"
+        f"{folder}: {size / 1e6:.1f} MB; carry it, then "
+        f"`embedstore backbones verify {quoted(folder)}`"
     )
 
 

@@ -10,7 +10,7 @@ import typer
 
 from embedstore.cli_console import err, out, pairs, say
 from embedstore.errors import ManifestError, UsageError
-from embedstore.places import place
+from embedstore.places import place, quoted
 
 if TYPE_CHECKING:
     from embedstore.update import Updated
@@ -116,7 +116,7 @@ def delete(
         f"{_n(deleted.patients, 'patient')}{already}",
     )
     if deleted.samples or deleted.already:
-        say(err, f"note: their bytes are there until `embedstore compact {store}`")
+        say(err, f"note: their bytes are there until `embedstore compact {quoted(store)}`")
 
 
 def _listed(source: Path) -> tuple[list[str], list[str]]:
@@ -126,8 +126,10 @@ def _listed(source: Path) -> tuple[list[str], list[str]]:
     if source.suffix.lower() == ".txt":
         try:
             lines = source.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ManifestError(f"{source}: cannot be read: {error}") from error
+        except OSError as error:
+            raise ManifestError(f"{source}: cannot be read: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise ManifestError(f"{source}: cannot be read: it is no text in UTF-8") from error
         found = {"id": [line.strip() for line in lines]}
     else:
         table = stripped(load_table(source))

@@ -30,7 +30,8 @@ from embedstore.cli_probe_options import (
     SplitFrom,
 )
 from embedstore.cli_trials import print_trials
-from embedstore.errors import UsageError
+from embedstore.errors import UsageError, did_you_mean
+from embedstore.places import quoted
 
 if TYPE_CHECKING:
     from embedstore.evaluate import Trial
@@ -146,8 +147,11 @@ def finetune(
     answered = {name: t.scored for name, t in trials.items()}
     reference = list(trials)[min(1, len(trials) - 1)]  # the first frozen probe, where there is one
     print_trials(reports, answered, metric, how.groupings, reference, seed)
-    several = "" if (to / "probe").exists() else "/fold-0"
-    say(out, f"saved: {to}; `embedstore extract … --backbone {to}{several}` embeds with it")
+    model = to if (to / "probe").exists() else to / "fold-0"
+    say(
+        out,
+        f"saved: {to}; `embedstore extract … --backbone {quoted(model)}` embeds with it",
+    )
 
 
 def _silent(done: int, total: int) -> None:
@@ -184,9 +188,11 @@ def _spec(store: Store, backbone: str, recipe: str) -> Spec:
     some = fitting or found
     if not some:
         specs_of(store, None)
+        names = list(dict.fromkeys(s.backbone for s in every))
         raise UsageError(
-            f"{store.path}: no vectors of {backbone}; run `embedstore extract … --backbone "
-            f"{backbone} --keep-pixels`"
+            f"{store.path}: no vectors of {backbone}; there are {', '.join(names)}"
+            f"{did_you_mean(backbone, names)}; or run `embedstore extract … --backbone "
+            f"{quoted(backbone)} --keep-pixels`"
         )
     if len(some) > 1:
         listed = ", ".join(f"{s.key} ({s.recipe})" for s in some)

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from embedstore.types import Embeddings, Split
 
 KINDS = ("kfold", "holdout", "site", "time", "column")
+_KINDS_OF = {
+    "folds": ("kfold",),
+    "test_share": ("holdout", "time"),
+    "seed": ("kfold", "holdout"),
+}
+"""Options that only some kinds use."""
 _WHY_OUTSIDE = {
     "site": "of another value than most of their patient's, or of none",
     "column": "the column is empty for them",
@@ -56,6 +62,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a file that is the
 
 
 def split(
+    context: typer.Context,
     store: StorePath,
     label: Label,
     to: Out,
@@ -78,6 +85,7 @@ def split(
     from embedstore.types import OUTSIDE
 
     one_of("--kind", kind, KINDS)
+    _refuse_unused(context, kind)
     column = _column(kind, column, by, repeats)
     refuse(to, force, ())
     embeddings, labels = _labelled(store, label)
@@ -102,6 +110,15 @@ def split(
     if found:
         say(out, "`embedstore probe` refuses this split unless --allow-leak is given")
     say(out, f"{to}: {len(labels)} images, fingerprint {saved.fingerprint}")
+
+
+def _refuse_unused(context: typer.Context, kind: str) -> None:
+    """Refuse an option that was given and that the kind does not use."""
+    for name, kinds in _KINDS_OF.items():
+        given = context.get_parameter_source(name)
+        if kind not in kinds and given is not None and given.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} is of --kind {' and '.join(kinds)}, not of {kind}")
 
 
 def _column(kind: str, column: str, by: str, repeats: int) -> str:

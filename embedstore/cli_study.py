@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,7 +128,10 @@ def _settings(given: Sequence[str] | None) -> dict[str, str]:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Hold the study's folder for the length of a block; refuse one that is something else."""
+    """Hold the study's folder for the length of a block; refuse one that is something else.
+
+    A block that fails before it writes anything leaves no folder behind.
+    """
     from embedstore.lock import write_lock
 
     if folder.exists() and not folder.is_dir():
@@ -136,10 +139,18 @@ def _held(folder: Path) -> Iterator[None]:
     there = [p.name for p in folder.iterdir()] if folder.exists() else []
     if there and MARK not in there:
         raise UsageError(f"{folder}: holds {min(there)!r}; give --out a folder of its own")
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).touch()
-    with write_lock(folder / ".lock"):
-        yield
+    try:
+        with write_lock(folder / ".lock"):
+            yield
+    finally:
+        if not there and [p.name for p in folder.iterdir()] == [MARK]:
+            (folder / MARK).unlink()
+            with suppress(OSError):  # another may have put something there meanwhile
+                for one in made:
+                    one.rmdir()
 
 
 def _run(asked: Study, folder: Path, device: str) -> None:
@@ -151,11 +162,12 @@ def _run(asked: Study, folder: Path, device: str) -> None:
     store = Store.open(_extracted(asked, folder, device))
     cast = make.cast_of(asked, store)
     table = make.table_of(asked, store, cast)
-    split = make.keep_split(make.split_of(asked, table), table, folder / "split.json")
+    split = make.split_of(asked, table)
     how = make.protocol_of(asked, split)
     bench = Bench(store, asked.label, how, folder / "runs", device)
     pieces = make.pieces_of(asked, bench, cast)
     make.reference_of(asked.reference, [p.name for p in pieces if p.kind in CONTENDING])
+    make.keep_split(split, table, folder / "split.json")
     results, failures = carry_out(pieces, folder / "results")
     findings = collect(asked, store, cast, table, pieces, results, failures)
     finish(findings, folder, failures)
@@ -242,7 +254,7 @@ def finish(findings: Findings, folder: Path, failures: Sequence[str]) -> None:
             fresh.write_text(text, encoding="utf-8")
     out.print(_table(findings))
     for failure in failures:
-        say(out, f"failed: {failure}")
+        say(out, failure)
     say(out, f"{folder / 'report.html'}; report.json, ledger.md and ledger.tex beside it")
     if failures:
         raise typer.Exit(1)
@@ -336,12 +348,13 @@ def _run_both(asked: Study, source: Path, folder: Path, device: str) -> None:
     store = Store.open(source)
     vectors = both.both_of(asked, store)
     table = make.table_of(asked, store, vectors.cast)
-    split = make.keep_split(make.split_of(asked, table), table, folder / "split.json")
-    other = make.keep_split(both.by_image(asked, table), table, folder / "split-by-image.json")
+    split, other = make.split_of(asked, table), both.by_image(asked, table)
     how = make.protocol_of(asked, split)
     right = Bench(store, asked.label, how, folder / "runs", device)
     leaking = replace(right, how=replace(how, split=other, allow_leak=True))
     planned = both.pieces_of(asked, right, leaking, vectors)
+    make.keep_split(split, table, folder / "split.json")
+    make.keep_split(other, table, folder / "split-by-image.json")
     every = [*planned.contending, *(piece for _, piece in planned.choices)]
     results, failures = carry_out(every, folder / "results")
     asked = replace(asked, reference=both.REFERENCE)

@@ -28,6 +28,7 @@ from embedstore.places import (
     files_below,
     is_remote,
     place,
+    quoted,
     remove,
     sizes_below,
 )
@@ -201,7 +202,7 @@ def _copy_chunk(source: Path, target: Path, sizes: dict[str, int], file: Path) -
         raise StoreError(f"{source / file}: a chunk of the store is missing") from error
     if not is_whole(data):
         raise StoreError(
-            f"{source / file}: the file is damaged: `embedstore check {source}` says more"
+            f"{source / file}: the file is damaged: `embedstore check {quoted(source)}` says more"
         )
     write_whole(target / file, data)
     return len(data)

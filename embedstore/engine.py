@@ -16,6 +16,7 @@ An engine proposes, as an index does: what is answered are the store's own vecto
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +159,8 @@ class Engine:
         UsageError
             LanceDB is not installed.
         """
-        again = f"fill it: embedstore index {store.path} --backbone {spec.backbone} --engine {uri}"
+        words = ["embedstore", "index", str(store.path), "--backbone", spec.backbone]
+        again = f"fill it: {shlex.join([*words, '--engine', str(uri)])}"
         with _Told(uri):
             database, name = _connected(uri), _name(store, spec)
             names = _tables(database)

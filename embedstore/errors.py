@@ -5,7 +5,8 @@
     EmbedstoreError              one line for the user; exit code 1
     ├── UsageError               the request itself is wrong; exit code 2
     │   ├── ManifestError        the table or folder of images is wrong
-    │   └── UnknownName          no probe or backbone of that name
+    │   ├── UnknownName          no probe or backbone of that name
+    │   └── WrongParameter       a head's parameter cannot have that value
     ├── ImageError               one image cannot be used (becomes a row of failures)
     ├── BackboneError            weights or their configuration cannot be used
     ├── DataError                labels, groups or vectors do not fit the task
@@ -42,6 +43,10 @@ class ManifestError(UsageError):
 
 class UnknownName(UsageError):
     """No plug-in of that name is installed."""
+
+
+class WrongParameter(UsageError, ValueError):
+    """A head's parameter cannot have that value; a ValueError too, as scikit-learn has it."""
 
 
 class ImageError(EmbedstoreError):

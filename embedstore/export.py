@@ -50,7 +50,8 @@ def export(
     Raises
     ------
     UsageError
-        An unknown format or backbone, or something is at `out` that is not to be replaced.
+        An unknown format or backbone, a name with the ending of another format, or something is at
+        `out` that is not to be replaced.
     DataError
         No sample has a vector of each backbone.
     StoreError
@@ -63,6 +64,11 @@ def export(
     if store.path.resolve() in (out.resolve(), *out.resolve().parents):
         raise UsageError(f"{out}: is the store, or in it; give a path outside it")
     refuse(out, replace, folder_of)
+    meant = _ENDINGS.get(out.suffix.lower(), form)
+    if meant != form:
+        raise UsageError(
+            f"{out}: its ending is of --format {meant}, not of {form}; give another name"
+        )
     chosen = Selection.of(store, backbones)
     with put(out, replace, folder_of) as path:
         write(chosen, path, on_progress)
@@ -87,6 +93,8 @@ def _parquet(chosen: Selection, file: Path, show: Progress) -> None:
         # vectors hardly compress, whatever the effort
         rows.sink_parquet(file, compression="lz4", row_group_size=BLOCK, metadata=specs)
     except pl.exceptions.ComputeError as error:
+        with file.open("ab") as handle:  # polars hides why; a full disk says so once more
+            handle.write(bytes(1 << 20))
         raise OSError(str(error)) from error
 
 
@@ -132,3 +140,4 @@ _FORMATS: dict[str, tuple[Callable[[Selection, Path, Progress], None], tuple[str
     "fiftyone": (fiftyone.write, ("metadata.json", "samples.json")),
 }
 FORMATS = tuple(_FORMATS)
+_ENDINGS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".npy": "npy"}

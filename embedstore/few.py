@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import DataError
+from embedstore.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Few:
 
         Raises
         ------
-        DataError
+        UsageError
             A class has fewer images.
         """
         rng = np.random.default_rng(seed)
@@ -45,7 +45,7 @@ class Few:
             rows = rows[np.argsort(turn, kind="stable")]
             want = self.of_each_class or max(1, round(self.share * len(rows)))
             if want > len(rows):
-                raise DataError(
+                raise UsageError(
                     f"a training side has {len(rows)} images of a class, fewer than {want}; give "
                     f"a smaller number"
                 )

@@ -44,7 +44,7 @@ def lease(lock: ObjectPlace) -> Iterator[None]:
     StoreBusy
         Another living process holds it; the message names its pid and host.
     """
-    store = lock.with_name(lock.name.removesuffix(".lock"))
+    store = _store_of(lock)
     ours = _Lease(lock, _seconds())
     if ours.take():
         _fence(store)
@@ -84,6 +84,11 @@ class _Lease:
     _ended: threading.Event = field(default_factory=threading.Event)
     _one_at_a_time: Any = field(default_factory=threading.Lock)
 
+    @property
+    def store(self) -> ObjectPlace:
+        """What the lock is of."""
+        return _store_of(self.lock)
+
     def take(self) -> bool:
         """Take the lock; say whether another process had it and left it."""
         for _ in range(_TRIES):
@@ -101,7 +106,7 @@ class _Lease:
                     raise StoreBusy(self._busy(who))
             if self._put(version_of(meta)):
                 return not free
-        raise StoreBusy(f"{self.lock}: several processes want to write; try again")
+        raise StoreBusy(f"{self.store}: several processes want to write; try again")
 
     def _is_silent(self, version: str | None) -> bool:
         """Wait for longer than a living holder would without a sign; ours may be the wrong time."""
@@ -113,7 +118,7 @@ class _Lease:
 
     def _busy(self, who: Mapping[str, Any]) -> str:
         return (
-            f"{self.lock}: being written by {_name(who)}; wait for it (should it be dead: for "
+            f"{self.store}: being written by {_name(who)}; wait for it (should it be dead: for "
             f"{self.seconds:g} s)"
         )
 
@@ -150,7 +155,7 @@ class _Lease:
             if self.lost or self._version is None or not self._put(self._version):
                 self.lost = True
                 raise StoreBusy(
-                    f"{self.lock}: taken over by another process, for this one gave no sign for "
+                    f"{self.store}: taken over by another process, for this one gave no sign for "
                     f"{self.seconds:g} s; what was committed is kept: run the same command again"
                 )
 
@@ -204,6 +209,10 @@ def _fence(store: ObjectPlace) -> None:
             continue
         return
     raise StoreBusy(f"{store}: another process keeps writing to it; wait for it")
+
+
+def _store_of(lock: ObjectPlace) -> ObjectPlace:
+    return lock.with_name(lock.name.removesuffix(".lock"))
 
 
 def _read(text: bytes) -> dict[str, Any]:

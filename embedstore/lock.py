@@ -103,10 +103,16 @@ def _acquire(path: Path) -> int:
         except BlockingIOError:
             holder = os.pread(handle, 1000, 0).decode(errors="replace")
             os.close(handle)
-            raise StoreBusy(f"{path}: being written by {_name(holder)}; wait for it") from None
+            raise StoreBusy(f"{_of(path)}: being written by {_name(holder)}; wait for it") from None
         if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
             return handle
         os.close(handle)  # the last holder unlinked it between our open and our lock
+
+
+def _of(lock: Path) -> Path:
+    """Return what a lock is of: the store or file beside it, or the folder it lies in."""
+    name = lock.name.removesuffix(".lock").removeprefix(".writing-")
+    return lock.with_name(name) if name else lock.parent
 
 
 def _name(holder: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ class Matching:
         (store, its id, the id it goes by) of images that another store has under another id.
     shared
         How many samples another store has under the same id.
+    parted
+        (store, another): how many values they give for a patient or exam of the same image differ.
     """
 
     stores: Sequence[Store]
@@ -40,6 +43,7 @@ class Matching:
     twice: list[tuple[Path, str, str]] = field(default_factory=list)
     shared: int = 0
     names: list[str] = field(default_factory=list)
+    parted: Counter[tuple[Path, Path]] = field(default_factory=Counter)
     _contents: list[_Content | None] = field(default_factory=list)
 
     @property
@@ -102,15 +106,17 @@ class Matching:
 
     def _column(self, name: str) -> NDArray[np.object_]:
         values = np.full(len(self.names), "", dtype=object)
-        for store, places in zip(self.stores, self.places, strict=True):
+        source = np.zeros(len(self.names), dtype=np.intp)  # whose value it is
+        for number, (store, places) in enumerate(zip(self.stores, self.places, strict=True)):
             if f"samples/{name}" not in store.arrays:
                 continue
             rows = store.visible
             given, at = store.array(f"samples/{name}", rows).astype(object), places[rows]
             blank = values[at] == ""
             values[at[blank]] = given[blank]
+            source[at[blank]] = number
             if name != "path":  # copies lie in two places
-                self._compare(store, name, given, values[at], at)
+                self._compare(store, name, given, values, source, at)
         return values
 
     def _compare(
@@ -118,14 +124,18 @@ class Matching:
         store: Store,
         name: str,
         given: NDArray[np.object_],
-        known: NDArray[np.object_],
+        values: NDArray[np.object_],
+        source: NDArray[np.intp],
         at: NDArray[np.int64],
     ) -> None:
-        name = {"group": "patient"}.get(name, name.removeprefix("labels/"))
-        for n in np.flatnonzero((given != "") & (given != known)):
+        said = {"group": "patient"}.get(name, name.removeprefix("labels/"))
+        for n in np.flatnonzero((given != "") & (given != values[at])):
+            other = self.stores[source[at[n]]].path
+            if name in {"group", "exam"}:
+                self.parted[other, store.path] += 1
             self.problems.append(
-                f"{name} of {self.names[at[n]]!r} is {given[n]!r} in {store.path} and "
-                f"{known[n]!r} in another store (`embedstore update` changes it)"
+                f"{said} of {self.names[at[n]]!r} is {given[n]!r} in {store.path} and "
+                f"{values[at[n]]!r} in {other} (`embedstore update` changes it)"
             )
 
 

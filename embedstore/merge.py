@@ -17,7 +17,7 @@ from embedstore.errors import StoreError, UsageError
 from embedstore.kept_texts import layouts
 from embedstore.matching import Matching, prefixes
 from embedstore.places import place
-from embedstore.privacy import adopt, same_patients
+from embedstore.privacy import adopt, key_file, same_patients
 from embedstore.store import Failure, Store
 from embedstore.types import Spec
 from embedstore.writer import Writer
@@ -79,7 +79,8 @@ def merge(
     _refuse_places(paths, target)
     stores = [Store.open(path, verify=True) for path in paths]
     _refuse_precisions(stores)
-    one_key = same_patients({s.path: {*s.column("group"), *s.column("exam")} for s in stores})
+    ids = {s.path: {*s.column("group"), *s.column("exam")} for s in stores}
+    one_key = same_patients(ids)
     if not (one_key or different_patients):
         raise StoreError(
             f"{paths[0]} and the others have their patients hashed with different keys, or a key "
@@ -89,6 +90,9 @@ def merge(
     plan = Matching(stores)
     plan.match()
     columns = plan.columns()
+    for pair in plan.parted:
+        if not same_patients({path: ids[path] for path in pair}):
+            raise StoreError(_two_keys(*pair))
     if plan.problems:
         more = f" (and {len(plan.problems) - _SHOWN} more)" if len(plan.problems) > _SHOWN else ""
         raise StoreError(f"nothing is merged: {'; '.join(plan.problems[:_SHOWN])}{more}")
@@ -110,6 +114,17 @@ def _refuse_places(sources: Sequence[Path], target: Path) -> None:
         there = Store.open(target)  # what a merge that was stopped leaves is empty
         if there.rows("samples/id") or there.specs:
             raise UsageError(f"{target}: is a store already; give a new --store")
+
+
+def _two_keys(one: Path, other: Path) -> str:
+    hashed = all(key_file(path).exists() for path in (one, other))
+    how = "are hashed with different keys" if hashed else "are not known to be hashed with one key"
+    return (
+        f"nothing is merged: the patients of {one} and {other} {how}, so that an image that both "
+        f"have cannot be told to be of the same patient; extract one of them again with the "
+        f"other's key beside it ({key_file(one).name}, {key_file(other).name}), or both with "
+        f"--patient-ids keep"
+    )
 
 
 def _refuse_precisions(stores: Sequence[Store]) -> None:

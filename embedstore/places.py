@@ -27,6 +27,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +76,11 @@ def place(text: str | Path) -> Path:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise UsageError(f"{text}: {other[1]}:// is not read here; give a path, or {known}")
     return Path(text)
+
+
+def quoted(path: Path | str) -> str:
+    """Return a path as it stands in a command that is printed to be pasted."""
+    return shlex.quote(str(path))
 
 
 def inside(root: Path, text: str) -> Path:

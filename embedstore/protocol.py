@@ -105,8 +105,10 @@ def pose(embeddings: Embeddings, label: str, how: Protocol) -> Posed:
     DataError
         The labels or patients allow no honest score; the message says why.
     """
-    embeddings, how, fusing = fused_by(embeddings, label, how)
+    images = embeddings
+    embeddings, how, fusing = fused_by(images, label, how)
     kept, labels, left_out = labelled(embeddings, label)
+    _refuse_lost(images, how)
     classes = order_of(labels, how.order)
     names, number = distinct(labels)
     truth = np.array([classes.index(name) for name in names.tolist()], dtype=np.intp)[number]
@@ -147,6 +149,25 @@ def fused_by(
         how = replace(how, split=how.split.at(of, embeddings.ids))
     notes += differing_note(of, differ, label) + missing_notes(embeddings, how.level)
     return made, how, notes
+
+
+def _refuse_lost(images: Embeddings, how: Protocol) -> None:
+    """Refuse a column to score by that tells images apart, but not what answers are of."""
+    columns = [by.column for by in how.by if by.column in images.columns]
+    if how.level == "image" or not columns:
+        return
+    of = units(images, how.level)
+    for column in columns:
+        values = images.columns[column]
+        of_units, differ = of.agreed(values)
+        left = np.unique(of_units[of_units != ""]).tolist()
+        if len(left) < 2 <= len(np.unique(values[values != ""])):
+            raise DataError(
+                f"--by {column}: at the level of the {how.level} it has "
+                f"{f'one value, {left[0]}' if left else 'no value'}, for it differs within "
+                f"{int(differ.sum())} of {len(differ)} {how.level}s; score a finer level, or by "
+                f"another column"
+            )
 
 
 def splits_of(

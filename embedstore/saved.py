@@ -26,6 +26,7 @@ from embedstore.errors import DataError, UsageError
 from embedstore.fitted import Answers, Fitted
 from embedstore.heads import load_heads
 from embedstore.output import put, refuse
+from embedstore.places import quoted
 from embedstore.results import Report
 from embedstore.types import Embeddings, Floats, Spec
 
@@ -166,7 +167,7 @@ def load(folder: Path | str, head: str = "") -> SavedProbe:
             probes = ", ".join(str(folder / name) for name in inside)
             raise UsageError(f"{folder}: is no probe, but holds some: {probes}") from error
         raise UsageError(
-            f"{folder}: no saved probe; make one with `embedstore probe … --save {folder}`"
+            f"{folder}: no saved probe; make one with `embedstore probe … --save {quoted(folder)}`"
         ) from error
     except (*_DAMAGED, SafetensorError, NotADirectoryError) as error:
         raise UsageError(f"{folder}: not a saved probe, or damaged: {error}") from error

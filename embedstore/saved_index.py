@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ import numpy as np
 from embedstore.errors import StoreError
 from embedstore.index import Effort, Index
 from embedstore.output import put
+from embedstore.places import quoted
 from embedstore.search_tables import Stored, Tables, blocks_of, lengths_of, tables_of, vectors_of
 from embedstore.types import Floats, Spec, unit_rows
 
@@ -212,7 +214,8 @@ def read_made(store: Stored, spec: Spec) -> Made | None:
 
 
 def _again(store: Stored, spec: Spec) -> str:
-    return f"make it anew: embedstore index {store.path} --backbone {spec.backbone} --rebuild"
+    words = ["embedstore", "index", str(store.path), "--backbone", spec.backbone, "--rebuild"]
+    return f"make it anew: {shlex.join(words)}"
 
 
 def in_use(store: Stored, specs: Iterable[Spec]) -> dict[str, set[str]]:
@@ -298,7 +301,7 @@ def _read(store: Stored, spec: Spec, made: Made, mapped: bool) -> Loaded:
 
 
 def _do(store: Stored) -> str:
-    return f"`embedstore index {store.path}` puts that right"
+    return f"`embedstore index {quoted(store.path)}` puts that right"
 
 
 def _refuse_foreign(store: Stored, spec: Spec, made: Made, tables: Tables) -> None:

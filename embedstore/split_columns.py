@@ -95,11 +95,18 @@ def from_column(embeddings: Embeddings, labels: NDArray[np.str_], column: str) -
 
     Raises
     ------
+    UsageError
+        There is no such column, or it is empty.
     DataError
         A word is not known, nothing is tested or learnt from, or a training side lacks a class.
     """
     values = _column(embeddings, column)
     words = {v: v.strip().casefold() for v in np.unique(values).tolist() if v.strip()}
+    if not words:
+        raise UsageError(
+            f"column {column}: is empty for all {len(values)} images, so that nothing says who is "
+            f"learnt from and who is tested"
+        )
     meaning = _folds(words) or _sides(words, column)
     fold = np.array([meaning.get(v, OUTSIDE) for v in values.tolist()], dtype=np.intp)
     folds = int(fold.max()) + 1

@@ -68,14 +68,16 @@ def kfold(
 
     Raises
     ------
+    UsageError
+        So many folds cannot be made.
     DataError
-        There are too few patients, or a class has fewer than two.
+        A class has fewer than two patients, or a fold would be empty.
     """
     groups = linked(embeddings, by)
     check_classes(labels, groups, by)
     most = _most_folds(labels, groups)
     if not 2 <= folds <= most:
-        raise DataError(f"{folds} folds of {len(np.unique(groups))} {by}s; give 2 to {most}")
+        raise UsageError(f"{folds} folds of {len(np.unique(groups))} {by}s; give 2 to {most}")
     fold = _stratified(embeddings.ids, labels, groups, folds, seed)
     split = Split(f"{folds}-fold by {by}", embeddings.ids, fold, seed)
     check_sides(split, labels)

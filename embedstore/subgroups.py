@@ -57,7 +57,8 @@ class By:
         named = _banded(self.column, values, self.edges) if self.edges else values
         found = sorted(set(named.tolist()) - {""}, key=_place(self.edges))
         if len(found) < 2:
-            raise DataError(f"--by {self.column}: it has one value, {', '.join(found) or 'none'}")
+            said = f"it has one value, {found[0]}" if found else "it is empty for all"
+            raise DataError(f"--by {self.column}: {said}")
         if len(found) > _MOST:
             raise DataError(
                 f"--by {self.column}: {len(found)} values; give bands, such as {self.column}:40,60"

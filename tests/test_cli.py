@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from embedstore.cli import _run
+from embedstore.cli import _run, _tell_error
 from embedstore.report import progress as progress_module
 from embedstore.report.progress import progress
 
@@ -484,7 +484,15 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["probe", "STORE", "--label", "id"], 2, "--label id says who an image is of"),
         (["probe", "STORE", "--label", "group"], 2, "--label group says who an image is of"),
         (["probe", "STORE", "--label", "tissue", "--folds", "1"], 2, "'--folds'"),
-        (["probe", "STORE", "--label", "tissue", "--folds", "13"], 1, "13 folds of 12 patients"),
+        (["probe", "STORE", "--label", "tissue", "--folds", "13"], 2, "13 folds of 12 patients"),
+        (["probe", "STORE", "--label", "tissue", "--few-shot", "99"], 2, "fewer than 99"),
+        (["probe", "STORE", "--label", "tissue", "--split", "column"], 2, "column split: is empty"),
+        (["probe", "STORE", "--label", "tissue", "--set", "C=a"], 2, "C is 'a'; give a number"),
+        (
+            ["probe", "STORE", "--label", "tissue", "--sweep", "--grid", "C=a,b"],
+            2,
+            "C is 'a'; give a number above 0",
+        ),
         (["probe", "STORE", "--label", "tissue", "--test-share", "2"], 2, "'--test-share'"),
         (["probe", "STORE", "--label", "tissue", "--test-share", "-1"], 2, "'--test-share'"),
         (["probe", "STORE", "--label", "tissue", "--repeats", "0"], 2, "'--repeats'"),
@@ -499,6 +507,10 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["search", "STORE", "--id", "010", "-k", "0"], 2, "'-k'"),
         (["search", "STORE", "--id", "010", "-k", "100"], 2, "k is 100; there are 21 images"),
         (["search", "STORE", "--id", "nope"], 2, "no image 'nope' among the 23"),
+        (["export", "STORE", "--format", "parquet", "--out", "d.CSV"], 2, "is of --format csv"),
+        (["export", "STORE", "--format", "csv", "--out", "d.parquet"], 2, "of --format parquet"),
+        (["audit", "STORE", "--label", "tissue", "--html", "a.txt"], 2, "ends in .html"),
+        (["delete", "STORE", "--from", "no.txt"], 2, "no.txt: cannot be read: No such file or"),
         (["phantoms", "x", "--patients", "0"], 2, "'--patients'"),
         (["phantoms", "x", "--seed", "-1"], 2, "'--seed'"),
     ],
@@ -527,14 +539,46 @@ def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "error" not in output.err
 
 
-def test_an_error_nobody_thought_of_is_one_line_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "command", [["phantoms", "PLACE", "--size", "64"], ["study", "STORE", "--label", "tissue"]]
+)
+def test_what_the_disk_refuses_is_told_with_its_path(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
     (tmp_path / "file").touch()
-    code = _run(["phantoms", str(tmp_path / "file"), "--patients", "1", "--size", "64"], False)
+    place = tmp_path / "file" / "below"
+    given = {"PLACE": place, "STORE": world.store}
+    words = [given.get(word, word) for word in command]
+    words += ["--out", place] if command[0] == "study" else []
+    code, error = refused(capsys, *words)
+    assert code == 1
+    assert re.match(rf"error: {re.escape(str(tmp_path / 'file'))}\S*: Not a directory\n$", error)
+
+
+def test_what_the_disk_refuses_without_a_path_is_its_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(OSError, match="Errno 28") as caught, open("/dev/full", "wb", 0) as full:
+        full.write(b"x")
+    assert _tell_error(caught.value) == 1
+    assert capsys.readouterr().err == "error: No space left on device\n"
+
+
+def test_an_error_nobody_thought_of_is_one_line_too(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from sklearn.dummy import DummyClassifier\n"
+        "class Broken(DummyClassifier):\n"
+        "    def fit(self, X, y):\n"
+        "        raise RuntimeError('no such luck')\n"
+    )
+    head = f"{tmp_path / 'mine.py'}:Broken"
+    code = _run(["probe", str(world.store), "--label", "tissue", "--head", head], False)
     output = capsys.readouterr()
     assert code == 1
     assert output.err.count("\n") == 1
+    assert "RuntimeError: no such luck" in output.err
     assert re.match(r"error: \w+Error: .*; run again with --debug to see where\n", output.err)
 
 

@@ -390,6 +390,7 @@ def say(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 def test_the_commands_say_what_they_did(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    path = path.rename(tmp_path / "a store.zarr")  # commands to paste are quoted
     (tmp_path / "ids.csv").write_text("note,image_id,patient\nx,image-0001,\ny,image-0002,\n")
     (tmp_path / "patients.csv").write_text("patient_id,why\npatient-3,withdrew\n")
     (tmp_path / "ids.txt").write_text("image-0020\n\nimage-0021\n")
@@ -397,7 +398,7 @@ def test_the_commands_say_what_they_did(
         capsys, "delete", path, "--id", "image-0000", "--from", tmp_path / "ids.csv"
     )
     assert (code, out) == (0, f"{path}: 3 samples deleted, of 1 patient\n")
-    assert f"their bytes are there until `embedstore compact {path}`" in err
+    assert f"their bytes are there until `embedstore compact '{path}'`" in err
     code, out, _ = say(
         capsys, "delete", path, "--patient", "patient-0", "--from", tmp_path / "patients.csv"
     )
@@ -406,7 +407,7 @@ def test_the_commands_say_what_they_did(
     assert out == f"{path}: 2 samples deleted, of 1 patient\n"
     code, out, _ = say(capsys, "info", path)
     assert "80 samples" in out
-    assert f"10 deleted samples until `embedstore compact {path}`" in out
+    assert f"10 deleted samples until `embedstore compact '{path}'`" in out
     told = json.loads(say(capsys, "info", path, "--json")[1])
     assert (told["samples"], told["deleted"]) == (80, 10)
     code, out, err = say(capsys, "compact", path)

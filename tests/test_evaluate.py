@@ -259,7 +259,7 @@ def test_vectors_that_are_not_numbers_are_refused(bad):
         ({"order": ("a", "b", "c", "a")}, UsageError, "names a class twice"),
         ({"label": "z"}, UsageError, "no column 'z'"),
         ({"label": "empty"}, DataError, "empty for all 120 images"),
-        ({"folds": 61}, DataError, "61 folds of 60 patients"),
+        ({"folds": 61}, UsageError, "61 folds of 60 patients"),
         ({"test_share": 0.9}, DataError, "test share of 0.9"),
         ({"repeats": 0}, UsageError, "0 repeats"),
     ],

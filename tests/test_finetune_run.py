@@ -8,6 +8,7 @@ import math
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -159,8 +160,14 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
 @pytest.fixture(scope="module")
 def whole(films: Films) -> tuple[Path, str]:
     """A run that nobody disturbed, and what it printed."""
-    run = films.folder / "whole"
+    run = films.folder / "whole run"
     return run, done(*films.by_split(run, *STEEP, *BESIDE))
+
+
+def test_the_command_to_go_on_with_can_be_pasted(whole: tuple[Path, str]) -> None:
+    run, printed = whole
+    (command,) = re.findall(r"saved: .*; `(.*?)`", printed)
+    assert shlex.split(command)[-2:] == ["--backbone", str(run)]
 
 
 @pytest.fixture
@@ -691,6 +698,7 @@ def test_a_split_that_leaks_is_refused_and_with_leave_the_report_says_so(
         ),
         (("--precision", "float8"), 2, ("--precision", "float8")),
         (("--backbone", "convnext_tiny"), 2, ("no vectors of convnext_tiny", "--keep-pixels")),
+        (("--backbone", VIT[:-1]), 2, ("there are ", "; did you mean 'test_vit@random'?")),
         (("--backbone", "statistics"), 2, ("statistics has no weights to fine-tune",)),
         (("--backbone", "phantom-clip", "--objective", "contrastive"), 2, ("--prompt A=TEXT",)),
         (("--weights", "timm:test_convnext@random"), 1, ("cannot be mixed",)),

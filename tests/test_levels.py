@@ -1,12 +1,16 @@
 """Fusing images to breasts and exams, against polars and plain loops."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
 from embedstore.errors import DataError
 from embedstore.levels import fused, sides, units
+from embedstore.protocol import Protocol, pose
 from embedstore.splits import linked
+from embedstore.subgroups import By
 from embedstore.types import Embeddings, Recipe, Spec
 
 VIEWS = [("L", "CC"), ("L", "MLO"), ("R", "CC"), ("R", "MLO")]
@@ -172,3 +176,13 @@ def test_one_view_cannot_be_put_beside_others():
     embeddings.columns["view"] = np.full(len(embeddings), "MLO")
     with pytest.raises(DataError, match="--fuse mean"):
         fused(embeddings, units(embeddings, "exam"), "concat")
+
+
+@pytest.mark.parametrize("fuse", ["probabilities", "mean"])
+def test_a_column_that_differs_within_all_is_not_said_to_be_empty(fuse):
+    embeddings = screening()
+    embeddings.columns["y"] = np.where([g[1:] in {*"02468"} for g in embeddings.groups], "a", "b")
+    how = Protocol(folds=2, level="patient", fuse=fuse, by=(By("laterality"),))
+    with pytest.raises(DataError, match="the patient it has no value.* differs within 30 of 30 pa"):
+        pose(embeddings, "y", how)
+    pose(embeddings, "y", replace(how, level="breast"))

@@ -153,7 +153,7 @@ REFUSED: dict[str, tuple[list[Toy], str]] = {
     "content": ([BASE[1].with_content("new")], "'image-0001' of .*b.zarr is another image"),
     "label": (
         [replace(BASE[1], labels={"density": "D"})],
-        "density of 'image-0001' is 'D' in .*b.zarr and 'B' in another store .`embedstore update`",
+        "density of 'image-0001' is 'D' in .*b.zarr and 'B' in .*a.zarr .`embedstore update`",
     ),
     "patient": (
         [replace(BASE[1], columns=BASE[1].columns | {"group": "p"})],
@@ -265,6 +265,10 @@ def test_an_image_in_both_belies_that_the_patients_are_different(tmp_path: Path)
         toy = replace(BASE[0], columns={})
         hidden = pseudonymise([replace(toy.sample(), group="A")], tmp_path / f"{name}.zarr")
         write(tmp_path / f"{name}.zarr", [replace(toy, columns={"group": hidden[0].group})])
+    with pytest.raises(StoreError, match=r"a\.zarr and \S*b\.zarr are hashed with different keys"):
+        merge([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "c.zarr", True)
+    assert not (tmp_path / "c.zarr").exists()
+    (tmp_path / "a.zarr.key").write_bytes((tmp_path / "b.zarr.key").read_bytes())
     with pytest.raises(StoreError, match="patient of 'image-0000' is"):
         merge([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "c.zarr", True)
 

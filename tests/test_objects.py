@@ -460,6 +460,6 @@ def test_a_lock_taken_by_another_machine_is_respected(bucket: Path) -> None:
     lock = bucket / "s.zarr.lock"
     held = {"pid": 1, "host": "elsewhere", "machine": "elsewhere"}
     lock.write_bytes(json.dumps(held).encode())
-    with pytest.raises(EmbedstoreError, match="being written by process 1 on elsewhere"):
+    with pytest.raises(EmbedstoreError, match="s.zarr: being written by process 1 on elsewhere"):
         toy_stores.write(bucket / "s.zarr", toy_stores.toys(3))
     assert not (bucket / "s.zarr").exists()

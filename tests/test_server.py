@@ -22,9 +22,10 @@ from safetensors.numpy import load_file
 from server_process import Films, Served
 from sklearn.manifold import trustworthiness
 from text_stores import said
-from vector_stores import unit, write
+from vector_stores import spec_of, unit, write
 
 from embedstore.cli import _run
+from embedstore.errors import UsageError
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -330,6 +331,26 @@ def test_what_is_wrong_is_said_in_one_line(
     assert set(reply.json) == {"error"}
     assert said_ in reply.json["error"]
     assert "\n" not in reply.json["error"]
+
+
+def test_what_is_no_json_is_said_to_be_none(server: Served) -> None:
+    sent = {"Authorization": f"Bearer {server.token}", "Content-Type": "application/json"}
+    reply = server.raw("POST", "/api/search", b'{"k": secret}', sent)
+    assert reply.status == 422
+    assert "the body is not JSON: " in reply.json["error"]
+    assert "at character 6" in reply.json["error"]
+    assert "secret" not in reply.json["error"]
+
+
+def test_words_for_vectors_without_a_text_side_are_a_wrong_request() -> None:
+    from embedstore.server.models import Models
+    from embedstore.server.problems import status_of
+
+    models = Models({}, "cpu")
+    with pytest.raises(UsageError, match="texture has no text side") as caught:
+        models.text(spec_of(8), ["dense"])
+    models.close()
+    assert status_of(caught.value) == 400
 
 
 def test_other_machines_are_refused_unless_told(

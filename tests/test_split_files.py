@@ -204,13 +204,20 @@ def test_ties_in_time_stay_together_and_the_nearest_share_is_taken():
         (["-1", "-1"], "to learn from and to test; its one value is '-1'"),
         (["train", "train"], "to learn from and to test; its one value is 'train'"),
         (["test", "test"], "to learn from and to test"),
-        (["", ""], "to learn from and to test$"),
     ],
 )
 def test_columns_that_are_no_split_are_one_line(values, said):
     embeddings, labels = screening()
     told = with_column(embeddings, "split", np.resize(values, len(labels)))
     with pytest.raises(DataError, match=said):
+        from_column(told, labels, "split")
+
+
+@pytest.mark.parametrize("value", ["", " "])
+def test_a_column_that_says_nothing_is_a_wrong_request(value):
+    embeddings, labels = screening()
+    told = with_column(embeddings, "split", np.full(len(labels), value))
+    with pytest.raises(UsageError, match=f"column split: is empty for all {len(labels)} images"):
         from_column(told, labels, "split")
 
 
@@ -311,7 +318,7 @@ def test_no_kind_by_patient_leaks(kind, seed):
     embeddings, labels, together = mixed(seed)
     try:
         split = KINDS[kind](embeddings, labels)
-    except DataError:
+    except (DataError, UsageError):
         reject()
     assert leaks(embeddings, split) == []
     for rows in together:
@@ -328,7 +335,7 @@ def test_the_order_of_the_rows_does_not_matter(kind, seed):
     embeddings, labels, _ = mixed(seed)
     try:
         split = KINDS[kind](embeddings, labels)
-    except DataError:
+    except (DataError, UsageError):
         reject()
     order = np.random.default_rng(seed).permutation(len(labels))
     again = KINDS[kind](embeddings.take(order), labels[order])
@@ -719,8 +726,12 @@ def test_probe_refuses_what_leaks_and_stamps_what_is_forced(
 
 def test_what_split_cannot_do_is_one_line(store: Path, capfd: pytest.CaptureFixture[str]):
     file = store.with_name("split.json")
-    say = ["split", str(store), "--label", "tissue", "--folds", "2", "--out", str(file)]
+    say = ["split", str(store), "--label", "tissue", "--out", str(file)]
     for wrong, said in (
+        (["--test-share", "0.2"], "--test-share is of --kind holdout and time, not of kfold"),
+        (["--kind", "holdout", "--folds", "5"], "--folds is of --kind kfold, not of holdout"),
+        (["--kind", "column", "--seed", "0"], "--seed is of --kind kfold and holdout, not of col"),
+        (["--kind", "column", "--column", "view"], "column view: is empty for all 12 images"),
         (["--kind", "site"], "needs --column"),
         (["--kind", "fancy"], "--kind"),
         (["--kind", "time", "--column", "when"], "no column 'when'"),
@@ -732,7 +743,7 @@ def test_what_split_cannot_do_is_one_line(store: Path, capfd: pytest.CaptureFixt
         (["--by", "exam"], "no image has an exam"),
         (["--column", "arm"], "takes no --column"),
         (["--folds", "7"], "7 folds of 6 patients; give 2 to 6"),
-        (["--validation-share", "0.2"], "calibrates on the others"),
+        (["--folds", "2", "--validation-share", "0.2"], "calibrates on the others"),
         (["--kind", "holdout", "--validation-share", "0.01"], "cannot be had of the"),
         (["--kind", "column", "--column", "hospital"], "'north', 'south' is neither train, val"),
     ):
@@ -741,8 +752,8 @@ def test_what_split_cannot_do_is_one_line(store: Path, capfd: pytest.CaptureFixt
         assert said in error
         assert error.count("\n") == 1
         assert not file.exists()
-    assert _run(say, False) == 0
+    assert _run([*say, "--folds", "2"], False) == 0
     before = file.read_bytes()
-    assert _run([*say, "--seed", "1"], False) == 2
+    assert _run([*say, "--folds", "2", "--seed", "1"], False) == 2
     assert "is there already" in capfd.readouterr().err
     assert file.read_bytes() == before

@@ -90,7 +90,8 @@ def carried_out(study: Study, folder: Path) -> tuple[Findings, work.Bench, list[
     store = Store.open(study.store)
     cast = pieces.cast_of(study, store)
     table = pieces.table_of(study, store, cast)
-    split = pieces.keep_split(pieces.split_of(study, table), table, folder / "split.json")
+    split = pieces.split_of(study, table)
+    pieces.keep_split(split, table, folder / "split.json")
     bench = work.Bench(store, study.label, pieces.protocol_of(study, split), folder / "runs")
     made = pieces.pieces_of(study, bench, cast)
     found = {p.stem: work.do(p, folder, lambda done, total: None) for p in made}

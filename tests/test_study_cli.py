@@ -147,7 +147,8 @@ def test_one_that_fails_is_told_and_the_others_go_on(
     assert [c["name"] for c in told["contenders"]] == ["other/logistic"]
     assert told["notes"][0] == "probe other/Broken failed: ValueError: no such luck"
     assert "the reference other/Broken is not there" in told["notes"][1]
-    assert "failed: probe other/Broken failed: ValueError: no such luck" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "\nprobe other/Broken failed: ValueError: no such luck\n" in printed
 
 
 def test_a_stop_keeps_what_is_done(tmp_path: Path) -> None:
@@ -202,15 +203,30 @@ def test_a_folder_of_something_else_is_left_alone(
         ('by = ["luck"]\n', "no column 'luck'; there are density"),
         ('[[prompts]]\nbackbone = "other"\nset = "luck"\n', "no prompt set 'luck'"),
         ('[[finetune]]\nbackbone = "other"\n', "no pictures kept of other"),
+        (
+            '[[prompts]]\nbackbone = "other"\nset = "laterality"\n',
+            "laterality has no class for the label",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
 ) -> None:
     small(tmp_path)
-    assert _run(["study", str(write_study(tmp_path, text))], debug=False) == 2
+    file = write_study(tmp_path, text)
+    before = set(tmp_path.rglob("*"))
+    assert _run(["study", str(file), "--out", str(tmp_path / "new" / "st")], debug=False) == 2
     assert said in capsys.readouterr().err
-    assert not (tmp_path / "study" / "results").exists()
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_study_of_no_store_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_study(tmp_path, QUICK)
+    assert _run(["study", str(file)], debug=False) == 1
+    assert "s.zarr: no such store" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,8 @@ def test_bands_are_those_of_pandas_closed_at_the_left(edges):
         ("age:50,40", UsageError, "ascending"),
         ("age:young", UsageError, "ascending"),
         ("site", UsageError, "no column 'site'"),
-        ("one", DataError, "one value"),
+        ("one", DataError, "one value, a"),
+        ("none", DataError, "it is empty for all"),
         ("many", DataError, "give bands"),
         ("words:3", DataError, "not 'old'"),
     ],
@@ -45,6 +46,7 @@ def test_what_cannot_be_a_subgroup_is_one_line(text, error, said):
     columns = {
         "age": np.array(["45", "52"] * 20),
         "one": np.array(["a", ""] * 20),
+        "none": np.array(["", ""] * 20),
         "many": np.arange(40).astype(str),
         "words": np.array(["old", "2"] * 20),
     }

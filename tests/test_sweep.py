@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from test_evaluate import cohort
 from threadpoolctl import threadpool_limits
+from vector_stores import unit, write
 
 from embedstore import choose
 from embedstore.cli import _run
@@ -167,7 +168,7 @@ def test_smaller_draws_are_within_larger_ones():
 
 
 def test_more_than_there_is_cannot_be_drawn():
-    with pytest.raises(DataError, match="has 5 images of a class, fewer than 6"):
+    with pytest.raises(UsageError, match="has 5 images of a class, fewer than 6"):
         Few(6).take(np.arange(10) % 2, np.arange(10), np.arange(10), 0)
 
 
@@ -242,7 +243,8 @@ def test_heads_and_settings_that_are_not_there(names, settings, error, text):
 def test_options_that_do_not_go_together_are_one_line(
     arguments, text, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    assert _run(["probe", str(tmp_path), "--label", "y", *arguments], False) == 2
+    write(tmp_path / "s.zarr", unit(0, 4, 3), labels={"y": [*"abab"]})
+    assert _run(["probe", str(tmp_path / "s.zarr"), "--label", "y", *arguments], False) == 2
     said = capfd.readouterr().err
     assert text in said
     assert said.count("\n") == 1

@@ -13,7 +13,7 @@ import torch
 
 from embedstore.backbones import load_of
 from embedstore.encode import autocast, normalised
-from embedstore.errors import BackboneError, EmbedstoreError, ImageError
+from embedstore.errors import EmbedstoreError, ImageError, UsageError
 from embedstore.feed import stacked
 from embedstore.plan import choose_device
 from embedstore.prompts.lengths import check_lengths
@@ -54,14 +54,14 @@ class Models:
         Raises
         ------
         BackboneError
-            There is no text side, or the model cannot be had.
+            The model cannot be had.
         UsageError
-            A sentence is longer than the model reads.
+            There is no text side, or a sentence is longer than the model reads.
         Busy
             Too many wait.
         """
         if not spec.text:
-            raise BackboneError(
+            raise UsageError(
                 f"{spec.backbone} has no text side; choose an image-text model's vectors"
             )
         return self._submit(lambda: self._text(spec, sentences))

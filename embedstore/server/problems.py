@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -76,7 +78,7 @@ def add_handlers(app: FastAPI, where: Path) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return problem(422, "; ".join(_said(e["loc"], e["msg"]) for e in error.errors()[:3]))
+        return problem(422, "; ".join(map(_said, error.errors()[:3])))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -98,7 +100,9 @@ def add_handlers(app: FastAPI, where: Path) -> None:
         return problem(500, f"an error of the server's own: {type(error).__name__}")
 
 
-def _said(place: tuple[object, ...], what: str) -> str:
+def _said(error: Mapping[str, Any]) -> str:
     """Say where and what, but nothing of what was given."""
-    names = [str(p)[:40] for p in place if p not in {"body", "query"}]
-    return f"{'.'.join(names)}: {what}" if names else what
+    names = [str(p)[:40] for p in error["loc"] if p not in {"body", "query"}]
+    if error["type"] == "json_invalid":
+        return f"the body is not JSON: {error['ctx']['error']} (at character {names[0]})"
+    return f"{'.'.join(names)}: {error['msg']}" if names else str(error["msg"])

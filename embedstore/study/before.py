@@ -13,6 +13,7 @@ from embedstore.errors import UsageError
 from embedstore.finetune import Settings, settings_of
 from embedstore.heads import Head
 from embedstore.manifest import read_manifest
+from embedstore.prompts.labels import match
 from embedstore.prompts.sets import PromptSet, load
 from embedstore.study.contenders import grid_of, head_of
 from embedstore.study.plan import Study
@@ -80,11 +81,13 @@ def check_manifest(study: Study, path: Path) -> None:
 
 
 def check_classes(study: Study, labels: Sequence[str]) -> None:
-    """Refuse an order and groupings that do not go with the classes."""
+    """Refuse an order, groupings and prompt sets that do not go with the classes."""
     classes = order_of(np.array(labels, dtype=np.str_), study.order)
     for grouping in study.grouping:
         if unknown := [c for c in grouping if c not in classes]:
             raise UsageError(f"grouping: no class {unknown[0]!r}; there are {', '.join(classes)}")
+    for one in sets_of(study):
+        match(one.classes, classes, one.name)
 
 
 def _known(wanted: Iterable[str], there: Iterable[str], where: str, do: str) -> None:

@@ -193,8 +193,8 @@ def _only(split: Split) -> Split:
     return Split(split.method, split.ids[inside], split.fold[inside], split.seed)
 
 
-def keep_split(saved: SavedSplit, table: Table, file: Path) -> SavedSplit:
-    """Write the split to a file, unless it is there; return it."""
+def keep_split(saved: SavedSplit, table: Table, file: Path) -> None:
+    """Write the split to a file, unless it is there."""
     try:
         same = load_split(file).fingerprint == saved.fingerprint
     except UsageError:
@@ -203,7 +203,6 @@ def keep_split(saved: SavedSplit, table: Table, file: Path) -> SavedSplit:
         known = dict(zip(table.images.ids.tolist(), table.labels.tolist(), strict=True))
         labels = np.array([known[i] for i in saved.splits[0].ids.tolist()])
         saved.save(file, labels, force=True)
-    return saved
 
 
 def protocol_of(study: Study, split: SavedSplit) -> Protocol:
