@@ -6,7 +6,10 @@ asked for, in the order of the store.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -93,8 +96,8 @@ def _parquet(chosen: Selection, file: Path, show: Progress) -> None:
         # vectors hardly compress, whatever the effort
         rows.sink_parquet(file, compression="lz4", row_group_size=BLOCK, metadata=specs)
     except pl.exceptions.ComputeError as error:
-        with file.open("ab") as handle:  # polars hides why; a full disk says so once more
-            handle.write(bytes(1 << 20))
+        if shutil.disk_usage(file.parent).free < _FULL:  # polars hides why
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise OSError(str(error)) from error
 
 
@@ -140,4 +143,5 @@ _FORMATS: dict[str, tuple[Callable[[Selection, Path, Progress], None], tuple[str
     "fiftyone": (fiftyone.write, ("metadata.json", "samples.json")),
 }
 FORMATS = tuple(_FORMATS)
+_FULL = 1 << 20  # bytes that are left of a full disk
 _ENDINGS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".npy": "npy"}
