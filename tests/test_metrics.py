@@ -369,6 +369,23 @@ def test_score_of_repeats_is_their_mean_draw_by_draw():
 
 
 @pytest.mark.parametrize("levels", [0, 3])
+def test_counts_are_exact_beyond_what_float32_adds(levels):
+    truth, p = drawn(1, n=600, k=2, levels=levels)
+    weights = np.random.default_rng(0).integers(0, 1 << 16, (4, 600))
+    found = measured(truth, p, by_image(weights), NAMES[:2])
+    for b, weight in enumerate(weights):
+        assert 1 << 24 < weight.sum() < 1 << 25
+        right = weight @ (p.argmax(axis=1) == truth)
+        for name, value in {
+            "accuracy": right / weight.sum(),
+            "auroc": sk.roc_auc_score(truth, p[:, 1], sample_weight=weight),
+            "average_precision": sk.average_precision_score(truth, p[:, 1], sample_weight=weight),
+            "log_loss": sk.log_loss(truth, p, sample_weight=weight),
+        }.items():
+            assert found[name][b] == pytest.approx(value, abs=1e-12), name
+
+
+@pytest.mark.parametrize("levels", [0, 3])
 def test_pieces_of_the_walk_do_not_change_what_it_finds(monkeypatch, levels):
     truth, p = drawn(1, k=2, levels=levels)
     draws = patient_draws(np.arange(60) // 3, 50, 0)
