@@ -642,9 +642,12 @@ def test_images_of_a_patient_are_in_one_part(monkeypatch):
 
 def test_sums_by_cell_are_those_of_a_loop():
     rng = np.random.default_rng(0)
-    drawn = Draws(rng.integers(0, 4, (5, 6)).astype(np.uint16), rng.integers(0, 6, 40))
+    # the last patient has no image
+    drawn = Draws(rng.integers(0, 4, (5, 6)).astype(np.uint16), rng.integers(0, 5, 40))
     cell, values = rng.integers(0, 3, 40), rng.normal(size=40)
     weight = drawn.weights[:, drawn.patient].astype(float)
     for given, each in ((None, np.ones(40)), (values, values)):
         expected = np.stack([weight @ (each * (cell == c)) for c in range(3)], axis=1)
         np.testing.assert_allclose(drawn.sums(cell, 3, given), expected, atol=1e-12)
+    two = np.stack([values, cell], axis=1)
+    np.testing.assert_allclose(drawn.total(two), weight @ two, atol=1e-12)

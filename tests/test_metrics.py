@@ -9,6 +9,7 @@ from sklearn import metrics as sk
 from sklearn.dummy import DummyClassifier
 
 from embedstore.answered import Answered
+from embedstore.errors import UsageError
 from embedstore.metrics import (
     TITLES,
     Draws,
@@ -19,9 +20,11 @@ from embedstore.metrics import (
     jackknife,
     low_is_good,
     measured,
+    metric_title,
     patient_draws,
     percentile,
     ranks,
+    refuse_unknown,
 )
 from embedstore.metrics.counts import confusion
 from embedstore.metrics.ranks import ranked
@@ -121,6 +124,42 @@ def test_every_metric_has_a_title_and_a_direction():
     better = measured(truth, sure, by_image(np.ones(60)), NAMES[:4])
     for name in found:
         assert (better[name][0] < found[name][0]) == low_is_good(name), name
+
+
+@pytest.mark.parametrize(
+    ("metric", "title"),
+    [
+        ("quadratic_kappa", "quadratic κ"),
+        ("C+D: auroc", "C+D: AUROC"),
+        ("a: b: ece", "a: b: ECE"),
+        ("f1:B", "F1 of B"),
+        ("C+D: recall:a:b", "C+D: recall of a:b"),
+        ("auroc:A@1", "AUROC of A@1"),
+        ("C+D: sensitivity@0.9", "C+D: sensitivity@0.9"),
+        ("specificity@0.95", "specificity@0.95"),
+    ],
+)
+def test_a_metrics_title_says_what_it_is_of(metric, title):
+    assert metric_title(metric) == title
+    refuse_unknown([metric])
+
+
+@pytest.mark.parametrize(
+    "name", ["roc", "F1:B", "Recall:B", "C+D: no", "auroc: C+D", "sensitivity@0.7", "of@0.9", ""]
+)
+def test_a_name_of_no_metric_is_refused_with_those_there_are(name):
+    points = [f"{of}@{x}" for of in ("sensitivity", "specificity") for x in ("0.8", "0.9", "0.95")]
+    known = ", ".join([*TITLES, "f1", "recall", *points])
+    with pytest.raises(UsageError) as refused:
+        refuse_unknown(["f1:B", name])
+    assert str(refused.value) == f"--metric {name}: there are {known}; of one class: f1:CLASS"
+
+
+def test_where_a_negative_scores_highest_no_threshold_is_specific():
+    positive, score = np.array([False, True, True, False]), np.array([4, 3, 2, 1.0])
+    found = ranked(positive, score, by_image(np.ones(4)), (0.95,))
+    assert found["sensitivity@0.95"] == [0]
+    assert found["specificity@0.95"] == [0.5]
 
 
 @pytest.mark.parametrize("k", [3, 4])
@@ -302,6 +341,44 @@ def test_bias_corrected_interval_is_scipys():
     assert high == pytest.approx(theirs.high, abs=0.02 * width)
     plain = percentile(means(draws))
     assert abs(plain[1] - theirs.high) > 0.02 * width  # so that the test tells them apart
+
+
+@pytest.mark.parametrize("statistic", [np.mean, np.median])
+def test_bias_corrected_interval_is_scipys_of_the_same_draws(statistic):
+    values = np.random.default_rng(0).gamma(1, 1, 41).round(1)  # so that draws equal the median
+    theirs = stats.bootstrap((values,), statistic, n_resamples=999, method="BCa", rng=1)
+    whole = statistic(values)
+    left_out = [statistic(np.delete(values, i)) for i in range(41)]
+    draws = np.array([whole, *theirs.bootstrap_distribution, np.nan])
+    found = bca(draws, np.array([whole, *left_out, np.nan]))
+    assert found == pytest.approx(tuple(theirs.confidence_interval), abs=1e-12)
+
+
+def test_an_interval_is_as_good_as_what_is_known():
+    draws, left_out = np.linspace(0, 1, 101)[[30, *range(101)]], np.zeros(11)
+    unknown = np.full(101, np.nan)
+    for nothing in (
+        percentile(np.array([0.5, np.nan])),
+        bca(np.array([0.5, np.nan]), left_out),
+        bca(np.array([np.nan, *draws[1:]]), left_out),
+    ):
+        assert np.isnan(nothing).tolist() == [True, True]
+    # nothing to correct by: all draws on one side, or no patient can be left out
+    for value in (-1.0, 2.0):
+        one_side = np.array([value, *draws[1:]])
+        assert bca(one_side, left_out + np.arange(11)) == percentile(one_side)
+    assert bca(draws, unknown) == percentile(draws)
+    # nothing changes with a patient left out: bias alone
+    bias = stats.norm.ppf(30.5 / 101)
+    tails = stats.norm.cdf(2 * bias + stats.norm.ppf([0.025, 0.975]))
+    assert bca(draws, left_out) == pytest.approx(tuple(np.quantile(draws[1:], tails)))
+
+
+def test_one_image_answered_right_agrees_no_more_than_by_chance():
+    truth, p = drawn(0)
+    right = np.flatnonzero(p.argmax(axis=1) == truth)[0]
+    ours = measured(truth, p, by_image(np.arange(60) == right), NAMES[:4])
+    assert [ours[name][0] for name in ("kappa", "linear_kappa", "quadratic_kappa")] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("copies", [2, 4, 16])
