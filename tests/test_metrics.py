@@ -286,6 +286,7 @@ def test_every_patient_is_left_out_once(patients):
     assert (weights[0] == 1).all()
     assert ((weights[1:] == 0).sum(axis=0) == 1).all()
     assert len(weights) == 1 + min(patients, 200)
+    np.testing.assert_array_equal(jackknife(groups).patient, jackknife(groups).patient)
 
 
 def answered(truth, p, groups):
@@ -379,6 +380,7 @@ def test_one_image_answered_right_agrees_no_more_than_by_chance():
     right = np.flatnonzero(p.argmax(axis=1) == truth)[0]
     ours = measured(truth, p, by_image(np.arange(60) == right), NAMES[:4])
     assert [ours[name][0] for name in ("kappa", "linear_kappa", "quadratic_kappa")] == [0, 0, 0]
+    assert ours["accuracy"] == [1]
 
 
 @pytest.mark.parametrize("copies", [2, 4, 16])
@@ -422,11 +424,36 @@ def test_floors_are_those_of_scikit_learns_dummy(kind, strategy, seed):
     assert ours["kappa"] == pytest.approx(0, abs=1e-12)
     assert ours["auroc"] == 0.5
     assert ours["log_loss"] == pytest.approx(np.log(3))
+    for c, share in zip(NAMES, np.bincount(test) / len(test), strict=False):
+        assert ours[f"recall:{c}"] == pytest.approx(1 / 3)
+        assert ours[f"f1:{c}"] == pytest.approx(2 * share / (3 * share + 1))
 
 
 def test_the_floor_is_the_hardest_to_pass():
     assert highest("accuracy", {"majority": 0.7, "prior": 0.7, "random": 0.3}) == 0.7
     assert highest("C+D: log_loss", {"majority": 9.0, "prior": 0.6, "random": 0.69}) == 0.6
+    assert highest("auroc:d", {"majority": np.nan, "prior": 0.5}) == 0.5
+    assert np.isnan(highest("auroc:d", {"majority": np.nan, "prior": np.nan}))
+
+
+def test_a_class_nobody_tested_has_of_its_own_no_floor_but_a_chance_to_be_answered():
+    found = floors(np.array([0, 0, 1]), NAMES[:3])
+    assert found["accuracy"] == pytest.approx({"majority": 2 / 3, "prior": 2 / 3, "random": 1 / 3})
+    assert np.isnan(found["recall:c"]["random"])
+    assert found["f1:c"]["random"] == 0
+
+
+def test_calibration_is_by_fifteen_bins_closed_on_the_right():
+    rng = np.random.default_rng(0)
+    edges = np.arange(1, 16) / 15
+    sure = np.concatenate([rng.uniform(1 / 20, 1, 2000), *np.tile(edges, (10, 1))])
+    p = np.concatenate([sure[:, None], np.repeat((1 - sure[:, None]) / 39, 39, axis=1)], axis=1)
+    bins = (sure[:, None] > edges + 1e-12).sum(axis=1)
+    right = rng.random(len(sure)) < np.where(bins % 2, 0.9, 0.1) * 0.5 + sure / 2
+    truth = np.where(right, 0, 1)
+    expected = sum(abs((sure - right)[bins == b].sum()) for b in range(15)) / len(sure)
+    found = measured(truth, p, by_image(np.ones(len(sure))), [str(c) for c in range(40)])
+    assert found["ece"][0] == pytest.approx(expected, abs=1e-12)
 
 
 def test_score_of_repeats_is_their_mean_draw_by_draw():
@@ -447,8 +474,8 @@ def test_score_of_repeats_is_their_mean_draw_by_draw():
 
 @pytest.mark.parametrize("levels", [0, 3])
 def test_counts_are_exact_beyond_what_float32_adds(levels):
-    truth, p = drawn(1, n=600, k=2, levels=levels)
-    weights = np.random.default_rng(0).integers(0, 1 << 16, (4, 600))
+    truth, p = drawn(1, n=500, k=2, levels=levels)
+    weights = np.random.default_rng(0).integers(1 << 15, 1 << 16, (4, 500))
     found = measured(truth, p, by_image(weights), NAMES[:2])
     for b, weight in enumerate(weights):
         assert 1 << 24 < weight.sum() < 1 << 25
