@@ -155,6 +155,17 @@ def test_a_name_of_no_metric_is_refused_with_those_there_are(name):
     assert str(refused.value) == f"--metric {name}: there are {known}; of one class: f1:CLASS"
 
 
+@pytest.mark.parametrize("sign", [True, False])
+@pytest.mark.parametrize("place", [0, 3, 11])
+def test_points_of_the_curve_with_one_of_a_sign_are_scikit_learns(sign, place):
+    positive, score = np.full(12, not sign), np.arange(12.0)
+    positive[place] = sign
+    found = ranked(positive, score, by_image(np.ones(12)), (0.9,))
+    fpr, tpr, _ = sk.roc_curve(positive, score, drop_intermediate=False)
+    assert found["sensitivity@0.9"][0] == pytest.approx(tpr[1 - fpr >= 0.9 - 1e-12].max())
+    assert found["specificity@0.9"][0] == pytest.approx(1 - fpr[tpr >= 0.9 - 1e-12].min())
+
+
 def test_where_a_negative_scores_highest_no_threshold_is_specific():
     positive, score = np.array([False, True, True, False]), np.array([4, 3, 2, 1.0])
     found = ranked(positive, score, by_image(np.ones(4)), (0.95,))
