@@ -99,11 +99,18 @@ def test_the_dead_of_this_machine_alone_are_known(path: Path, dead: int) -> None
     for pid, where, named in (
         (dead, HOST, None),
         (dead, "elsewhere", f"process {dead} on elsewhere"),
-        (1, HOST, f"process 1 on {HOST}"),  # of another user, unless root runs this
         (2**70, HOST, f"process {2**70} on {HOST}"),
     ):
         path.write_text(json.dumps({"pid": pid, "host": where}))
         assert writer_of(path) == named
+
+
+def test_another_living_process_is_named_and_left_alone(path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as other:
+        path.write_text(json.dumps({"pid": other.pid, "host": HOST}))
+        assert writer_of(path) == f"process {other.pid} on {HOST}"
+        assert other.poll() is None
+        other.kill()
 
 
 def test_a_lock_that_its_holder_removes_before_it_is_ours_is_made_again(
