@@ -1,0 +1,97 @@
+"""Chunk files one by one: what lies in them, what is said of damaged ones, what is kept of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pytest
+from numcodecs.vlen import VLenUTF8
+
+from embedstore import chunks
+from embedstore.chunks import DIFFERS, Layout, Maps, encode, is_whole, map_chunk, read_chunk
+from embedstore.errors import StoreError
+
+NUMBERS = Layout("numbers", "float32", (3,))
+TEXTS = Layout("texts", "string")
+
+
+def sealed(body: bytes) -> bytes:
+    return body + google_crc32c.value(body).to_bytes(4, "little")
+
+
+def written(root: Path, layout: Layout, data: bytes) -> Path:
+    file = layout.chunk_file(root, 0)
+    chunks.write_whole(file, data)
+    return file
+
+
+def test_what_a_chunk_is_short_of_is_its_fill_value(tmp_path: Path) -> None:
+    block = np.arange(6, dtype=np.float32).reshape(2, 3)
+    rest = np.zeros((NUMBERS.chunk_rows - 2, 3), dtype="<f4")
+    assert encode(NUMBERS, block) == sealed(block.astype("<f4").tobytes() + rest.tobytes())
+    texts = np.array(["a", "ü", ""], dtype=object)
+    data = encode(TEXTS, texts)
+    assert VLenUTF8().decode(data[:-4]).tolist() == ["a", "ü", *[""] * (TEXTS.chunk_rows - 2)]
+    assert data == sealed(data[:-4])
+    assert is_whole(data)
+    assert not is_whole(data[:-1] + bytes([data[-1] ^ 1]))
+    written(tmp_path, TEXTS, data)
+    assert read_chunk(tmp_path, TEXTS, 0)[:3].tolist() == ["a", "ü", ""]
+
+
+def test_a_chunk_that_cannot_be_read_is_named_and_so_is_why(tmp_path: Path) -> None:
+    data = encode(NUMBERS, np.ones((2, 3), dtype=np.float32))
+    file = NUMBERS.chunk_file(tmp_path, 0)
+
+    def says(text: str, layout: Layout = NUMBERS, mapped: bool = True) -> None:
+        reads = [lambda: read_chunk(tmp_path, layout, 0)]
+        if mapped:
+            reads.append(lambda: map_chunk(tmp_path, layout, 0, Maps(), verify=True))
+        for read in reads:
+            with pytest.raises(StoreError, match=re.escape(text)):
+                read()
+
+    says(f"{file}: a chunk of the store is missing")
+    written(tmp_path, NUMBERS, data[:7] + b"\1" + data[8:])
+    says(f"{file}: {DIFFERS}")
+    map_chunk(tmp_path, NUMBERS, 0, Maps())
+    written(tmp_path, NUMBERS, data[:-1])
+    says(f"{file}: {DIFFERS}", mapped=False)
+    with pytest.raises(StoreError, match=re.escape(f"{file}: the chunk is cut short")):
+        map_chunk(tmp_path, NUMBERS, 0, Maps())
+    written(tmp_path, NUMBERS, sealed(data[:-5]))
+    says(f"{file}: is no chunk of numbers: ", mapped=False)
+    texts = written(tmp_path, TEXTS, sealed(bytes(VLenUTF8().encode(np.array(["a"], object)))))
+    says(f"{texts}: is no chunk of texts: not of 8192 texts", TEXTS, mapped=False)
+
+
+def test_a_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "0" / "x").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        chunks.write_whole(tmp_path / "0", b"data")
+    assert [p.name for p in tmp_path.iterdir()] == ["0"]
+
+
+def test_of_what_was_fetched_the_last_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = np.ones((2, 3), dtype=np.float32)
+    monkeypatch.setattr(chunks, "FETCHED_BYTES", 2 * block.nbytes)
+    maps = Maps()
+
+    def kept() -> list[int]:
+        return [c for c in range(5) if maps.get(NUMBERS, c) is not None]
+
+    for c in (0, 1, 1, 0):  # twice is once
+        maps.fetched(NUMBERS, c, block)
+    assert kept() == [0, 1]
+    assert maps.recent(NUMBERS, 0) is block
+    assert maps.recent(NUMBERS, 4) is None
+    maps.fetched(NUMBERS, 2, block)
+    assert kept() == [0, 2]
+    maps.fetched(NUMBERS, 3, block)
+    assert kept() == [2, 3]
+    maps.fetched(TEXTS, 0, np.array(["a"], dtype=object))
+    assert maps.get(TEXTS, 0) is None
+    assert maps.made == 7
