@@ -95,3 +95,22 @@ def test_of_what_was_fetched_the_last_asked_for_is_kept(monkeypatch: pytest.Monk
     maps.fetched(TEXTS, 0, np.array(["a"], dtype=object))
     assert maps.get(TEXTS, 0) is None
     assert maps.made == 7
+
+
+@pytest.mark.parametrize("wanted", [None, [3, 1, 3]])
+def test_rows_are_of_the_arrays_type_and_verified_where_asked(
+    tmp_path: Path, wanted: list[int] | None
+) -> None:
+    layout = Layout("halves", "float16", (64,))
+    block = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float16)
+    data = bytearray(encode(layout, block))
+    data[7 * 128] ^= 1  # in a row that is not asked for
+    rows = None if wanted is None else np.array(wanted)
+    expected = block[:6] if rows is None else block[rows]
+    for damaged in (False, True):
+        written(tmp_path, layout, bytes(data) if damaged else encode(layout, block))
+        found = chunks.read_rows(tmp_path, layout, 6, rows)
+        assert found.dtype == np.float16
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(StoreError, match=DIFFERS):
+        chunks.read_rows(tmp_path, layout, 6, rows, verify=True)
