@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 import pytest
+import zarr
 from numcodecs.vlen import VLenUTF8
 
 from embedstore import chunks
@@ -114,3 +116,50 @@ def test_rows_are_of_the_arrays_type_and_verified_where_asked(
         np.testing.assert_array_equal(found, expected)
     with pytest.raises(StoreError, match=DIFFERS):
         chunks.read_rows(tmp_path, layout, 6, rows, verify=True)
+
+
+def test_what_is_mapped_once_is_not_mapped_again(tmp_path: Path) -> None:
+    layout = Layout("halves", "float16", (64,))
+    for c in (0, 1):
+        chunks.write_whole(
+            layout.chunk_file(tmp_path, c), encode(layout, np.full((2, 64), c, "float16"))
+        )
+    maps = Maps()
+    one, other = (map_chunk(tmp_path, layout, c, maps) for c in (0, 1))
+    assert (one[0, 0], other[0, 0], maps.made) == (0, 1, 2)
+    assert map_chunk(tmp_path, layout, 0, maps) is one
+    whole = chunks.map_rows(tmp_path, layout, layout.chunk_rows + 2, maps)
+    assert whole is not None
+    assert (whole[0, 0], whole[-1, 0], len(whole)) == (0, 1, layout.chunk_rows + 2)
+    again = chunks.map_rows(tmp_path, layout, 2, maps)
+    assert again is not None
+    assert np.shares_memory(again, whole)
+    assert maps.made == 3
+    none = chunks.map_rows(tmp_path, layout, 0, Maps())
+    assert none is not None
+    assert (none.shape, none.dtype) == ((0, 64), np.float16)
+
+
+@pytest.mark.parametrize("rewrites", [0, 1, 2, 3])
+@pytest.mark.parametrize("layout", [NUMBERS, TEXTS])
+def test_zarr_finds_the_layout_as_it_is_meant(
+    tmp_path: Path, layout: Layout, rewrites: int
+) -> None:
+    for _ in range(rewrites):
+        layout = layout.rewritten()
+    block = np.array(["a", "ü"], dtype=object)
+    if layout.dtype != "string":
+        block = np.arange(6, dtype=np.float32).reshape(2, 3)
+    written(tmp_path, layout, encode(layout, block))
+    metadata = layout.metadata(5)
+    (tmp_path / layout.name / "zarr.json").write_text(json.dumps(metadata))
+    found = zarr.open_array(tmp_path / layout.name, mode="r")
+    assert found.shape == (5, *layout.row)
+    assert found[:2].tolist() == block.tolist()
+    assert found.fill_value == ("" if layout.dtype == "string" else 0)
+    assert dict(found.attrs) == ({"rewrites": rewrites} if rewrites else {})
+    serializer = {"name": "bytes", "configuration": {"endian": "little"}}
+    if layout.dtype == "string":
+        serializer = {"name": "vlen-utf8", "configuration": {}}
+    assert metadata["codecs"] == [serializer, {"name": "crc32c"}]
+    assert chunks.no_rows(layout).dtype == block.dtype
