@@ -163,3 +163,14 @@ def test_zarr_finds_the_layout_as_it_is_meant(
         serializer = {"name": "vlen-utf8", "configuration": {}}
     assert metadata["codecs"] == [serializer, {"name": "crc32c"}]
     assert chunks.no_rows(layout).dtype == block.dtype
+
+
+def test_texts_are_read_from_the_chunks_they_are_in(tmp_path: Path) -> None:
+    texts = np.arange(TEXTS.chunk_rows + 5).astype(str).astype(object)
+    for c in (0, 1):
+        block = texts[c * TEXTS.chunk_rows :][: TEXTS.chunk_rows]
+        chunks.write_whole(TEXTS.chunk_file(tmp_path, c), encode(TEXTS, block))
+    rows = np.array([TEXTS.chunk_rows + 3, 2, TEXTS.chunk_rows, 2])
+    found = chunks.read_rows(tmp_path, TEXTS, len(texts), rows)
+    assert found.tolist() == texts[rows].tolist()
+    assert chunks.read_rows(tmp_path, TEXTS, len(texts)).tolist() == texts.tolist()
