@@ -132,7 +132,7 @@ def write_whole(file: Path, data: bytes) -> None:
         temporary.replace(file)
     except OSError:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            temporary.unlink()
         raise
     folder = os.open(file.parent, os.O_RDONLY)
     try:

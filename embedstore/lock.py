@@ -87,7 +87,7 @@ def is_left(lock: Path) -> bool:
 
 def _alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # pragma: no mutate: any other number is a signal to a stranger
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):

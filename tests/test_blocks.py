@@ -17,7 +17,7 @@ import vector_stores as made
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, log_loss, roc_auc_score, roc_curve
+from sklearn.metrics import auc, average_precision_score, log_loss, roc_auc_score, roc_curve
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
@@ -544,6 +544,76 @@ def test_areas_by_levels_are_scikit_learns_on_the_same_draws(monkeypatch, decima
         )
 
 
+def curve(up, down, one_score, cuts=5000):
+    """(2, t) positives and negatives above each threshold; a level of many scores is cut fine."""
+    points = [np.zeros((2, 1))]
+    for u, d, one in zip(up, down, one_score, strict=True):
+        steps = np.ones(1) if one else np.arange(1, cuts + 1) / cuts
+        points.append(points[-1][:, -1:] + np.outer([u, d], steps))
+    return np.concatenate(points, axis=1)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 6])
+def test_levels_count_as_many_scores_or_as_one(levels):
+    rng = np.random.default_rng(levels)
+    one_score = rng.random(levels) < 0.5
+    up, down = rng.integers(0, 4, (2, levels, 120)) * (rng.random((2, levels, 120)) < 0.7)
+    down[0, ::3] = np.maximum(10 - down[1:, ::3].sum(axis=0), 0)  # a tenth of which is one
+    at = (0.5, 0.8, 0.9, 1.0)
+    found = ranks._of_levels(up.astype(float), down.astype(float), one_score, at)
+    for b in range(120):
+        ends = curve(up[:, b], down[:, b], np.ones(levels, bool))
+        tp, fp = curve(up[:, b], down[:, b], one_score)
+        positives, negatives = tp[-1], fp[-1]
+        expected = [np.nan] * (2 + 2 * len(at))
+        if positives:
+            share = [p / (p + n) if p else 0 for p, n in ends.T[1:]]
+            expected[1] = (up[:, b] * share).sum() / positives
+        if positives and negatives:
+            expected[0] = auc(ends[1], ends[0]) / positives / negatives
+            for i, x in enumerate(at):
+                allowed, enough = fp <= (1 - x) * negatives + 1e-9, tp >= x * positives - 1e-9
+                expected[2 + 2 * i] = tp[allowed].max() / positives
+                expected[3 + 2 * i] = 1 - fp[enough].min() / negatives
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours[b] == pytest.approx(theirs, abs=5e-4, nan_ok=True)
+
+
+@pytest.mark.parametrize("decimals", [None, 1])
+@pytest.mark.parametrize("share", [0.02, 0.6])
+def test_a_level_is_one_score_or_a_part_of_each_sign(monkeypatch, share, decimals):
+    monkeypatch.setattr(ranks, "LEVELS", 20)
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        score = rng.normal(size=300)
+        score = score if decimals is None else score.round(decimals).clip(-2, 1.5)
+        positive = rng.random(300) < share
+        positive[0] = True
+        level, one_score = ranks._levels(positive, score)
+        order = np.argsort(-score)
+        assert (np.diff(level[order]) >= 0).all()
+        assert (np.diff(level[order])[np.diff(score[order]) == 0] == 0).all()
+        for number in np.unique(level):
+            inside = level == number
+            assert one_score[number] == (len(set(score[inside])) == 1)
+            if decimals is None:
+                for sign in (positive, ~positive):
+                    assert sign[inside].sum() <= np.ceil(sign.sum() / 20)
+
+
+@pytest.mark.parametrize(("seed", "gap"), [(0, -4), (3, 6)])
+def test_scores_by_levels_stay_between_nothing_and_all(monkeypatch, seed, gap):
+    monkeypatch.setattr(ranks, "MANY", 1000)
+    positive = np.arange(3000) < 5
+    score = np.random.default_rng(seed).normal(size=3000) + gap * positive
+    found = ranks.ranked(positive, score, patient_draws(np.arange(3000), 50, 0), (0.8, 0.9, 0.95))
+    known = np.stack(list(found.values()))
+    known = known[~np.isnan(known)]
+    assert len(known)
+    assert known.min() >= 0
+    assert known.max() <= 1
+
+
 def test_parts_of_many_patients_spread_a_mean_as_patients_do(monkeypatch):
     monkeypatch.setattr(draws, "PATIENTS", 3000)
     monkeypatch.setattr(draws, "PARTS", 1000)
@@ -572,9 +642,12 @@ def test_images_of_a_patient_are_in_one_part(monkeypatch):
 
 def test_sums_by_cell_are_those_of_a_loop():
     rng = np.random.default_rng(0)
-    drawn = Draws(rng.integers(0, 4, (5, 6)).astype(np.uint16), rng.integers(0, 6, 40))
+    # the last patient has no image
+    drawn = Draws(rng.integers(0, 4, (5, 6)).astype(np.uint16), rng.integers(0, 5, 40))
     cell, values = rng.integers(0, 3, 40), rng.normal(size=40)
     weight = drawn.weights[:, drawn.patient].astype(float)
     for given, each in ((None, np.ones(40)), (values, values)):
         expected = np.stack([weight @ (each * (cell == c)) for c in range(3)], axis=1)
         np.testing.assert_allclose(drawn.sums(cell, 3, given), expected, atol=1e-12)
+    two = np.stack([values, cell], axis=1)
+    np.testing.assert_allclose(drawn.total(two), weight @ two, atol=1e-12)

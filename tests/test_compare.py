@@ -9,7 +9,8 @@ from statsmodels.stats.multitest import multipletests
 
 from embedstore.answered import Answered
 from embedstore.errors import DataError
-from embedstore.metrics.compare import delong, difference, holm, mcnemar
+from embedstore.metrics import compare as comparing
+from embedstore.metrics.compare import delong, difference, holm, mcnemar, p_value
 from embedstore.scoring import compare
 
 
@@ -140,14 +141,33 @@ def test_mcnemar_of_many_patients_is_that_of_a_normal_sum():
     assert found == pytest.approx(2 * stats.norm.sf(z), rel=2e-3)
 
 
-def test_mcnemar_by_patient_is_every_swap_of_patients_counted():
-    rng = np.random.default_rng(5)
+@pytest.mark.parametrize("direct", [1, 1 << 28], ids=["by Fourier", "direct"])
+@pytest.mark.parametrize("seed", [5, 6, 7])
+def test_mcnemar_by_patient_is_every_swap_of_patients_counted(monkeypatch, seed, direct):
+    monkeypatch.setattr(comparing, "_DIRECT", direct)
+    rng = np.random.default_rng(seed)
     groups = np.repeat(np.arange(10), 4)
     one, other = rng.random(40) < 0.8, rng.random(40) < 0.5
     surplus = np.array([(one[groups == g].sum() - other[groups == g].sum()) for g in range(10)])
     signs = np.array(np.meshgrid(*[[-1, 1]] * 10)).reshape(10, -1)
     p = (abs(signs.T @ surplus) >= abs(surplus.sum())).mean()
     assert mcnemar(one, other, groups).p == pytest.approx(p)
+    half = np.arange(40) % 2 == 1  # as much for the one as for the other
+    assert 1 - 1e-12 < mcnemar(half, ~half, groups // 3 * 3 + np.arange(40) % 2).p <= 1
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (np.nan, "–"),
+        (0.0, "p < 0.001"),
+        (0.00099, "p < 0.001"),
+        (0.001, "p = 0.001"),
+        (1.0, "p = 1.000"),
+    ],
+)
+def test_a_p_value_is_written_as_journals_do(p, text):
+    assert p_value(p) == text
 
 
 def test_nothing_between_two_is_p_one():

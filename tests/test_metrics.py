@@ -9,6 +9,7 @@ from sklearn import metrics as sk
 from sklearn.dummy import DummyClassifier
 
 from embedstore.answered import Answered
+from embedstore.errors import UsageError
 from embedstore.metrics import (
     TITLES,
     Draws,
@@ -19,9 +20,11 @@ from embedstore.metrics import (
     jackknife,
     low_is_good,
     measured,
+    metric_title,
     patient_draws,
     percentile,
     ranks,
+    refuse_unknown,
 )
 from embedstore.metrics.counts import confusion
 from embedstore.metrics.ranks import ranked
@@ -121,6 +124,53 @@ def test_every_metric_has_a_title_and_a_direction():
     better = measured(truth, sure, by_image(np.ones(60)), NAMES[:4])
     for name in found:
         assert (better[name][0] < found[name][0]) == low_is_good(name), name
+
+
+@pytest.mark.parametrize(
+    ("metric", "title"),
+    [
+        ("quadratic_kappa", "quadratic κ"),
+        ("C+D: auroc", "C+D: AUROC"),
+        ("a: b: ece", "a: b: ECE"),
+        ("f1:B", "F1 of B"),
+        ("C+D: recall:a:b", "C+D: recall of a:b"),
+        ("auroc:A@1", "AUROC of A@1"),
+        ("C+D: sensitivity@0.9", "C+D: sensitivity@0.9"),
+        ("specificity@0.95", "specificity@0.95"),
+    ],
+)
+def test_a_metrics_title_says_what_it_is_of(metric, title):
+    assert metric_title(metric) == title
+    refuse_unknown([metric])
+
+
+@pytest.mark.parametrize(
+    "name", ["roc", "F1:B", "Recall:B", "C+D: no", "auroc: C+D", "sensitivity@0.7", "of@0.9", ""]
+)
+def test_a_name_of_no_metric_is_refused_with_those_there_are(name):
+    points = [f"{of}@{x}" for of in ("sensitivity", "specificity") for x in ("0.8", "0.9", "0.95")]
+    known = ", ".join([*TITLES, "f1", "recall", *points])
+    with pytest.raises(UsageError) as refused:
+        refuse_unknown(["f1:B", name])
+    assert str(refused.value) == f"--metric {name}: there are {known}; of one class: f1:CLASS"
+
+
+@pytest.mark.parametrize("sign", [True, False])
+@pytest.mark.parametrize("place", [0, 3, 11])
+def test_points_of_the_curve_with_one_of_a_sign_are_scikit_learns(sign, place):
+    positive, score = np.full(12, not sign), np.arange(12.0)
+    positive[place] = sign
+    found = ranked(positive, score, by_image(np.ones(12)), (0.9,))
+    fpr, tpr, _ = sk.roc_curve(positive, score, drop_intermediate=False)
+    assert found["sensitivity@0.9"][0] == pytest.approx(tpr[1 - fpr >= 0.9 - 1e-12].max())
+    assert found["specificity@0.9"][0] == pytest.approx(1 - fpr[tpr >= 0.9 - 1e-12].min())
+
+
+def test_where_a_negative_scores_highest_no_threshold_is_specific():
+    positive, score = np.array([False, True, True, False]), np.array([4, 3, 2, 1.0])
+    found = ranked(positive, score, by_image(np.ones(4)), (0.95,))
+    assert found["sensitivity@0.95"] == [0]
+    assert found["specificity@0.95"] == [0.5]
 
 
 @pytest.mark.parametrize("k", [3, 4])
@@ -247,6 +297,7 @@ def test_every_patient_is_left_out_once(patients):
     assert (weights[0] == 1).all()
     assert ((weights[1:] == 0).sum(axis=0) == 1).all()
     assert len(weights) == 1 + min(patients, 200)
+    np.testing.assert_array_equal(jackknife(groups).patient, jackknife(groups).patient)
 
 
 def answered(truth, p, groups):
@@ -304,6 +355,45 @@ def test_bias_corrected_interval_is_scipys():
     assert abs(plain[1] - theirs.high) > 0.02 * width  # so that the test tells them apart
 
 
+@pytest.mark.parametrize("statistic", [np.mean, np.median])
+def test_bias_corrected_interval_is_scipys_of_the_same_draws(statistic):
+    values = np.random.default_rng(0).gamma(1, 1, 41).round(1)  # so that draws equal the median
+    theirs = stats.bootstrap((values,), statistic, n_resamples=999, method="BCa", rng=1)
+    whole = statistic(values)
+    left_out = [statistic(np.delete(values, i)) for i in range(41)]
+    draws = np.array([whole, *theirs.bootstrap_distribution, np.nan])
+    found = bca(draws, np.array([whole, *left_out, np.nan]))
+    assert found == pytest.approx(tuple(theirs.confidence_interval), abs=1e-12)
+
+
+def test_an_interval_is_as_good_as_what_is_known():
+    draws, left_out = np.linspace(0, 1, 101)[[30, *range(101)]], np.zeros(11)
+    unknown = np.full(101, np.nan)
+    for nothing in (
+        percentile(np.array([0.5, np.nan])),
+        bca(np.array([0.5, np.nan]), left_out),
+        bca(np.array([np.nan, *draws[1:]]), left_out),
+    ):
+        assert np.isnan(nothing).tolist() == [True, True]
+    # nothing to correct by: all draws on one side, or no patient can be left out
+    for value in (-1.0, 2.0):
+        one_side = np.array([value, *draws[1:]])
+        assert bca(one_side, left_out + np.arange(11)) == percentile(one_side)
+    assert bca(draws, unknown) == percentile(draws)
+    # nothing changes with a patient left out: bias alone
+    bias = stats.norm.ppf(30.5 / 101)
+    tails = stats.norm.cdf(2 * bias + stats.norm.ppf([0.025, 0.975]))
+    assert bca(draws, left_out) == pytest.approx(tuple(np.quantile(draws[1:], tails)))
+
+
+def test_one_image_answered_right_agrees_no_more_than_by_chance():
+    truth, p = drawn(0)
+    right = np.flatnonzero(p.argmax(axis=1) == truth)[0]
+    ours = measured(truth, p, by_image(np.arange(60) == right), NAMES[:4])
+    assert [ours[name][0] for name in ("kappa", "linear_kappa", "quadratic_kappa")] == [0, 0, 0]
+    assert ours["accuracy"] == [1]
+
+
 @pytest.mark.parametrize("copies", [2, 4, 16])
 def test_copies_of_a_patients_image_do_not_narrow_the_interval(copies):
     truth, p = drawn(9, n=80)
@@ -345,11 +435,36 @@ def test_floors_are_those_of_scikit_learns_dummy(kind, strategy, seed):
     assert ours["kappa"] == pytest.approx(0, abs=1e-12)
     assert ours["auroc"] == 0.5
     assert ours["log_loss"] == pytest.approx(np.log(3))
+    for c, share in zip(NAMES, np.bincount(test) / len(test), strict=False):
+        assert ours[f"recall:{c}"] == pytest.approx(1 / 3)
+        assert ours[f"f1:{c}"] == pytest.approx(2 * share / (3 * share + 1))
 
 
 def test_the_floor_is_the_hardest_to_pass():
     assert highest("accuracy", {"majority": 0.7, "prior": 0.7, "random": 0.3}) == 0.7
     assert highest("C+D: log_loss", {"majority": 9.0, "prior": 0.6, "random": 0.69}) == 0.6
+    assert highest("auroc:d", {"majority": np.nan, "prior": 0.5}) == 0.5
+    assert np.isnan(highest("auroc:d", {"majority": np.nan, "prior": np.nan}))
+
+
+def test_a_class_nobody_tested_has_of_its_own_no_floor_but_a_chance_to_be_answered():
+    found = floors(np.array([0, 0, 1]), NAMES[:3])
+    assert found["accuracy"] == pytest.approx({"majority": 2 / 3, "prior": 2 / 3, "random": 1 / 3})
+    assert np.isnan(found["recall:c"]["random"])
+    assert found["f1:c"]["random"] == 0
+
+
+def test_calibration_is_by_fifteen_bins_closed_on_the_right():
+    rng = np.random.default_rng(0)
+    edges = np.arange(1, 16) / 15
+    sure = np.concatenate([rng.uniform(1 / 20, 1, 2000), *np.tile(edges, (10, 1))])
+    p = np.concatenate([sure[:, None], np.repeat((1 - sure[:, None]) / 39, 39, axis=1)], axis=1)
+    bins = (sure[:, None] > edges + 1e-12).sum(axis=1)
+    right = bins % 2 == 1  # too sure in one bin, not sure enough in the next
+    truth = np.where(right, 0, 1)
+    expected = sum(abs((sure - right)[bins == b].sum()) for b in range(15)) / len(sure)
+    found = measured(truth, p, by_image(np.ones(len(sure))), [str(c) for c in range(40)])
+    assert found["ece"][0] == pytest.approx(expected, abs=1e-12)
 
 
 def test_score_of_repeats_is_their_mean_draw_by_draw():
@@ -366,6 +481,23 @@ def test_score_of_repeats_is_their_mean_draw_by_draw():
     assert score.value == pytest.approx(np.mean(rights))
     assert score.low == pytest.approx(np.quantile(middle, 0.025))
     assert score.high == pytest.approx(np.quantile(middle, 0.975))
+
+
+@pytest.mark.parametrize("levels", [0, 3])
+def test_counts_are_exact_beyond_what_float32_adds(levels):
+    truth, p = drawn(1, n=500, k=2, levels=levels)
+    weights = np.random.default_rng(0).integers(1 << 15, 1 << 16, (4, 500))
+    found = measured(truth, p, by_image(weights), NAMES[:2])
+    for b, weight in enumerate(weights):
+        assert 1 << 24 < weight.sum() < 1 << 25
+        right = weight @ (p.argmax(axis=1) == truth)
+        for name, value in {
+            "accuracy": right / weight.sum(),
+            "auroc": sk.roc_auc_score(truth, p[:, 1], sample_weight=weight),
+            "average_precision": sk.average_precision_score(truth, p[:, 1], sample_weight=weight),
+            "log_loss": sk.log_loss(truth, p, sample_weight=weight),
+        }.items():
+            assert found[name][b] == pytest.approx(value, abs=1e-12), name
 
 
 @pytest.mark.parametrize("levels", [0, 3])

@@ -47,8 +47,8 @@ def ranked(
     positive, score
         (n,) each; positives should score high.
     at
-        For each x, ``sensitivity@x`` is the highest sensitivity of a threshold whose specificity is
-        at least x, and ``specificity@x`` the reverse.
+        For each x above 0, ``sensitivity@x`` is the highest sensitivity of a threshold whose
+        specificity is at least x, and ``specificity@x`` the reverse.
 
     Returns
     -------
@@ -161,9 +161,7 @@ def _until(
         below, start = (here[i - 1], there[i - 1]) if i else (0.0, 0.0)
         share = float(whole)
         if not one_score[i]:
-            share = min(1.0, (most[b] - below) / max(here[i] - below, 1e-300))
-        elif not whole and here[i] <= most[b]:
-            share = 1.0  # the last level, and all is allowed
+            share = (most[b] - below) / max(here[i] - below, 1)  # 0 where the draw has none at all
         found[b] = start + share * (there[i] - start)
     return found
 
