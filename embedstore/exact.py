@@ -168,8 +168,8 @@ def products(queries: Floats, vectors: Floats, places: NDArray[np.int64]) -> Flo
     found = np.empty(places.shape, dtype=np.float32)
     safe = np.ascontiguousarray(np.where(places < 0, 0, places))
     pointers = map(faiss.swig_ptr, (found, np.ascontiguousarray(queries), vectors, safe))
-    products: Any = faiss.fvec_inner_products_by_idx  # type: ignore[attr-defined]
-    products(*pointers, vectors.shape[1], *places.shape)
+    compute: Any = faiss.fvec_inner_products_by_idx  # type: ignore[attr-defined]
+    compute(*pointers, vectors.shape[1], *places.shape)
     return found
 
 

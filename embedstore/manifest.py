@@ -277,13 +277,10 @@ def _default_labels(table: pl.DataFrame, roles: Mapping[str, str], findings: Fin
     rest = [name for name in table.columns if name and name not in roles.values()]
     # a second patient or exam column would go into the store as it is, names and all
     reserved = [name for name in rest if name.lower() in _USUAL_NAMES]
-    free = [name for name in rest if name not in reserved]
-    many = [name for name in free if table[name].n_unique() > MAX_LABEL_VALUES]
+    values = {name: table[name].n_unique() for name in rest if name not in reserved}
+    many = [name for name, n in values.items() if n > MAX_LABEL_VALUES]
     # as many values as rows name the rows and class nothing
-    own = [
-        name for name in free if table.height > _FEW_ROWS and table[name].n_unique() == table.height
-    ]
-    own = [name for name in own if name not in many]
+    own = [n for n in values if n not in many and values[n] == table.height > _FEW_ROWS]
     if reserved:
         findings.notes.append(f"columns that name a role left out: {', '.join(reserved)}")
     if many:
@@ -292,7 +289,7 @@ def _default_labels(table: pl.DataFrame, roles: Mapping[str, str], findings: Fin
         )
     if own:
         findings.notes.append(f"columns with another value in every row left out: {', '.join(own)}")
-    return [name for name in free if name not in {*many, *own}]
+    return [name for name in values if name not in {*many, *own}]
 
 
 def ids_from_paths(paths: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hub_folders import BERT, biomedclip_like, close, reference, write_tokenizer
 from PIL import Image
 from safetensors.torch import save_file
 
-from embedstore.backbones import load_backbone, parse
+from embedstore.backbones import load_backbone, load_of, parse
 from embedstore.errors import BackboneError, UnknownName, UsageError
 from embedstore.images.recipe import RECIPES, apply
 from embedstore.types import Backbone, Pixels
@@ -309,3 +310,20 @@ def test_a_wrong_name_says_what_is_right(name: str, error: type[Exception], says
 )
 def test_names_come_apart(text: str, parts: tuple[str, str, str]) -> None:
     assert parse(text) == parts
+
+
+def test_only_a_folder_of_a_run_is_said_to_be_fine_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.json").write_text('{"label": "density"}')  # of something else, where one works
+    for name in ("timm:test_vit@random", "statistics"):
+        assert not getattr(load_backbone(name), "note", "")
+
+
+def test_vectors_of_a_model_folder_ask_for_that_folder() -> None:
+    spec = replace(load_backbone("statistics").spec, backbone="tuned")
+    with pytest.raises(UnknownName, match="no backbone 'tuned' is installed; .* give that folder"):
+        load_of(spec)
+    with pytest.raises(UnknownName, match="no backbone 'statistic'; there are"):
+        load_of(spec, "statistic")

@@ -74,8 +74,8 @@ def load_of(spec: Spec, text: str = "", device: str = "cpu") -> Backbone:
         if name != spec.backbone:
             raise
         raise UnknownName(
-            f"{name!r} is the name of a folder's model, not of an installed backbone: give the "
-            f"folder that made these vectors"
+            f"no backbone {name!r} is installed; where a model folder made these vectors, give "
+            f"that folder"
         ) from error
     spec.require(backbone.spec)
     return backbone
@@ -108,13 +108,12 @@ def _shown(folder: Path) -> str:
 
 
 def _tuned_for(folder: Path) -> str:
-    """Return the label that a model was fine-tuned for by `embedstore finetune`, or ""."""
-    for run in (folder / RUN, folder.parent / RUN):  # of several folds, each has its folder
-        try:
-            return str(json.loads(run.read_text())["label"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return ""
+    """Return the label that a model folder was fine-tuned for by `embedstore finetune`, or ""."""
+    run = folder.parent if folder.name.startswith("fold-") else folder  # of several, one each
+    try:
+        return str(json.loads((run / RUN).read_text())["label"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _family(folder: Path) -> str:
